@@ -1,0 +1,139 @@
+/* Deltas: the difference from a base version to a target version, and its file `.fld`.
+ *
+ * base + delta gives the target's digest, bit for bit, or an error. A delta carries only tensors
+ * that changed; where base and target share the freeze plan, only live elements travel, without
+ * indices. See delta/FORMAT.md. Containers (.flm and .fld) share one frame and one signature
+ * block, so signing is the same for both.
+ */
+#ifndef DELTA_DELTA_H
+#define DELTA_DELTA_H
+
+#include "delta/key.h"
+#include "delta/model.h"
+
+/* Who made a delta, from what, and how well it tests. Numbers only, never samples. */
+struct delta_provenance {
+    char device[64];         /* certificate's common name */
+    char method[32];         /* "frostline", "freeze", "merge", ... */
+    char software[32];       /* "frostline 0.1.0" */
+    int64_t created_ms;      /* wall clock, since 1970 */
+    uint32_t new_samples;    /* images of new classes used */
+    uint32_t replay_samples; /* exemplars used */
+    uint32_t tested_old;     /* images behind the next two, 0 = not tested */
+    double old_before;       /* accuracy on held-out old classes, 0..1 */
+    double old_after;
+    uint32_t tested_new;
+    double new_recall;
+};
+
+struct delta_options {
+    const struct delta_provenance *provenance; /* NULL: left out */
+    int zstd_level;                            /* 0: default (19) */
+};
+
+/* The difference; out is initialised here and holds an unsigned file image.
+ *   fails    MISMATCH (another architecture, a class removed or renamed), LIMIT, NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_diff(const struct delta_model *base,
+                                            const struct delta_model *target,
+                                            const struct delta_options *options,
+                                            struct delta_buf *out, struct delta_error *err);
+
+enum delta_encoding {
+    DELTA_ENCODING_RAW, /* float32 as they are */
+    DELTA_ENCODING_ZSTD /* XOR with the base, byte planes, zstd */
+};
+
+/* One changed tensor as the header tells it. */
+struct delta_entry {
+    char name[DELTA_TENSOR_NAME_MAX + 1];
+    uint32_t rank;
+    uint64_t
+        shape[DELTA_TENSOR_RANK_MAX]; /* the target's; may be longer than the base's in dim 0 */
+    enum delta_encoding encoding;
+    bool live_only;    /* values of live elements only, in order */
+    uint64_t elements; /* values encoded */
+    uint64_t offset;   /* into the payload area */
+    uint64_t bytes;    /* encoded */
+    struct delta_digest sha256;
+    struct delta_digest target_sha256; /* of the whole target tensor */
+};
+
+/* An opened delta: structure is sound, payload digests are checked, trust is not. */
+struct delta_reader {
+    struct delta_digest id; /* SHA-256 of the header: what a signature signs */
+    struct delta_digest base;
+    struct delta_digest target;
+    struct delta_arch arch;
+    bool has_provenance;
+    struct delta_provenance provenance;
+    struct delta_class_id *classes_added; /* appended to the base's list */
+    size_t classes_added_count;
+    struct delta_entry *entries;
+    size_t entry_count;
+    struct delta_bytes header;     /* borrowed */
+    struct delta_bytes signatures; /* borrowed; empty: unsigned */
+    struct delta_bytes payload;    /* borrowed */
+};
+
+/* Opens a delta held in memory. Checks structure and payload digests, not trust.
+ *   file     borrowed; must outlive *out
+ *   out      written on success only; end with delta_reader_release()
+ *   fails    TRUNCATED, FORMAT, LIMIT, DIGEST, UNSUPPORTED, NO_MEMORY
+ *   threads  a reader belongs to one thread at a time */
+DELTA_MUST_USE enum delta_status
+delta_reader_init(struct delta_reader *out, struct delta_bytes file, struct delta_error *err);
+void delta_reader_release(struct delta_reader *reader);
+
+/* base + delta. `out` is written on success only.
+ *   fails    BASE_UNKNOWN (base has another digest), DIGEST, FORMAT, MISMATCH, NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_apply(const struct delta_model *base,
+                                             const struct delta_reader *reader,
+                                             struct delta_model *out, struct delta_error *err);
+
+/* ---- signatures of containers, model or delta ---- */
+
+enum delta_container_kind { DELTA_CONTAINER_MODEL, DELTA_CONTAINER_DELTA };
+
+/* What kind of container this is, by its magic.  fails: TRUNCATED, FORMAT */
+DELTA_MUST_USE enum delta_status delta_container_kind(struct delta_bytes file,
+                                                      enum delta_container_kind *kind,
+                                                      struct delta_error *err);
+
+/* Adds this key's signature over the header (replacing an older one of the same key). */
+DELTA_MUST_USE enum delta_status
+delta_container_sign(struct delta_buf *file, const struct delta_key *key, struct delta_error *err);
+
+/* Checks that a key of the ring signed the header. The payloads are bound by digests in it and
+ * are checked by delta_model_decode / delta_reader_init, not here.
+ *   signer   may be NULL; id of the key whose signature held
+ *   fails    SIGNATURE (a signature is wrong), UNTRUSTED (unsigned, or no key of the ring) */
+DELTA_MUST_USE enum delta_status delta_container_verify(struct delta_bytes file,
+                                                        const struct delta_keyring *ring,
+                                                        struct delta_digest *signer,
+                                                        struct delta_error *err);
+
+/* Ids of the keys that claim to have signed; nothing is verified. *count <= 8. */
+DELTA_MUST_USE enum delta_status delta_container_signers(struct delta_bytes file,
+                                                         struct delta_digest ids[8], size_t *count,
+                                                         struct delta_error *err);
+
+/* A model that may be installed: only verification produces one. */
+struct delta_trusted_model {
+    struct delta_model model;
+    struct delta_digest version;
+};
+void delta_trusted_model_release(struct delta_trusted_model *trusted);
+
+/* A whole model file signed by a key of the ring. */
+DELTA_MUST_USE enum delta_status delta_trust_model(struct delta_trusted_model *out,
+                                                   struct delta_bytes file,
+                                                   const struct delta_keyring *ring,
+                                                   struct delta_error *err);
+/* A signed delta applied to a base whose digest it names; base must itself be trusted. */
+DELTA_MUST_USE enum delta_status delta_trust_delta(struct delta_trusted_model *out,
+                                                   const struct delta_trusted_model *base,
+                                                   struct delta_bytes file,
+                                                   const struct delta_keyring *ring,
+                                                   struct delta_error *err);
+
+#endif

@@ -1,0 +1,83 @@
+/* Files that matter: atomic replacement, bounded reading, read-only maps, directories, locks.
+ * A file written through delta_newfile is either the old one or the whole new one, whatever
+ * moment the power fails: write, fsync, rename, fsync of the directory. */
+#ifndef DELTA_FILE_H
+#define DELTA_FILE_H
+
+#include "delta/buf.h"
+
+/* Reads a whole regular file of at most `cap` bytes.
+ *   out      initialised here; end with delta_buf_release()
+ *   fails    NOT_FOUND, IO, LIMIT, FORMAT (a directory), NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_file_read(const char *path, size_t cap,
+                                                 struct delta_buf *out, struct delta_error *err);
+
+/* Replaces `path` atomically by these bytes. mode e.g. 0644, 0600 for keys. */
+DELTA_MUST_USE enum delta_status delta_file_write(const char *path, struct delta_bytes bytes,
+                                                  unsigned mode, struct delta_error *err);
+
+/* A new file beside its final place, named so that leftovers are recognised. */
+struct delta_newfile {
+    int fd;
+    char *path; /* final */
+    char *temp; /* "<path>.new-<random>" */
+};
+
+#define DELTA_NEWFILE_INIT                                                                         \
+    {                                                                                              \
+        -1, NULL, NULL                                                                             \
+    }
+
+DELTA_MUST_USE enum delta_status delta_newfile_open(struct delta_newfile *file, const char *path,
+                                                    unsigned mode, struct delta_error *err);
+DELTA_MUST_USE enum delta_status
+delta_newfile_write(struct delta_newfile *file, struct delta_bytes bytes, struct delta_error *err);
+/* fsync, rename, fsync of the directory. */
+DELTA_MUST_USE enum delta_status delta_newfile_commit(struct delta_newfile *file,
+                                                      struct delta_error *err);
+void delta_newfile_release(struct delta_newfile *file); /* drops what was not committed */
+
+/* Renames within one file system and makes it durable (fsync of both directories). */
+DELTA_MUST_USE enum delta_status delta_file_rename(const char *from, const char *to,
+                                                   struct delta_error *err);
+DELTA_MUST_USE enum delta_status delta_file_sync_dir(const char *dir, struct delta_error *err);
+/* Copies content atomically to a new file. */
+DELTA_MUST_USE enum delta_status delta_file_copy(const char *from, const char *to, unsigned mode,
+                                                 struct delta_error *err);
+/* Removing what is not there is no failure. */
+DELTA_MUST_USE enum delta_status delta_file_remove(const char *path, struct delta_error *err);
+bool delta_file_exists(const char *path);
+
+/* Read-only view of a whole file. bytes stay valid until release. Truncation of the file by
+ * someone else while it is mapped is not defended against: map only files we own. */
+struct delta_map {
+    struct delta_bytes bytes;
+};
+DELTA_MUST_USE enum delta_status delta_map_open(struct delta_map *map, const char *path,
+                                                struct delta_error *err);
+void delta_map_release(struct delta_map *map);
+
+/* mkdir -p */
+DELTA_MUST_USE enum delta_status delta_dir_make(const char *path, unsigned mode,
+                                                struct delta_error *err);
+
+/* Sorted names of a directory's entries without "." and "..", hidden files left out.
+ *   fails    NOT_FOUND, IO, LIMIT (more than max_entries), NO_MEMORY */
+struct delta_dir_list {
+    char **names;
+    size_t count;
+};
+DELTA_MUST_USE enum delta_status delta_dir_read(struct delta_dir_list *list, const char *path,
+                                                size_t max_entries, struct delta_error *err);
+void delta_dir_list_release(struct delta_dir_list *list);
+
+/* "<dir>/<name>" into a fixed buffer; LIMIT when it does not fit. */
+DELTA_MUST_USE enum delta_status delta_path_join(char *out, size_t size, const char *dir,
+                                                 const char *name, struct delta_error *err);
+
+/* One process at a time: an flock on `path` (created). *fd stays open until close().
+ *   fails    EXISTS when another process holds it */
+DELTA_MUST_USE enum delta_status delta_file_lock(const char *path, int *fd,
+                                                 struct delta_error *err);
+
+#endif

@@ -1,0 +1,39 @@
+/* safetensors files (huggingface format): 8-byte length, JSON header, tensors.
+ * Import takes float32 tensors as they are; int64 "num_batches_tracked" entries are left out.
+ * Metadata that this project understands: arch, width, stem, mean, std, classes, class_names. */
+#ifndef DELTA_SAFETENSORS_H
+#define DELTA_SAFETENSORS_H
+
+#include "delta/model.h"
+
+/* Free-form metadata strings of the file that became neither tensors nor architecture. */
+#define DELTA_SAFETENSORS_LABELS_MAX 65535
+struct delta_safetensors_info {
+    long *labels; /* owned; "classes": data-set label of each output, when given */
+    size_t label_count;
+};
+void delta_safetensors_info_release(struct delta_safetensors_info *info);
+
+/* Loads tensors and architecture. Class ids come from "class_names" (blank-separated) when
+ * present, otherwise "class-0", "class-1", ... for each row of the head; a caller that knows the
+ * labels' names renames them (model.classes).
+ *   info     may be NULL
+ *   fails    TRUNCATED, FORMAT (names the tensor: offsets that overlap, leave gaps or lie),
+ *            UNSUPPORTED (dtype, rank), LIMIT, NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_safetensors_decode(struct delta_model *out,
+                                                          struct delta_bytes file,
+                                                          struct delta_safetensors_info *info,
+                                                          struct delta_error *err);
+DELTA_MUST_USE enum delta_status delta_safetensors_load(struct delta_model *out, const char *path,
+                                                        struct delta_safetensors_info *info,
+                                                        struct delta_error *err);
+DELTA_MUST_USE enum delta_status delta_safetensors_save(const struct delta_model *model,
+                                                        const char *path, struct delta_error *err);
+
+/* A model file of either kind, told apart by content (.flm magic, else safetensors). */
+DELTA_MUST_USE enum delta_status delta_model_load_any(struct delta_model *out, const char *path,
+                                                      struct delta_digest *digest,
+                                                      struct delta_safetensors_info *info,
+                                                      struct delta_error *err);
+
+#endif

@@ -1,0 +1,403 @@
+#include "delta/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "delta/hash.h"
+
+static enum delta_status open_regular(const char *path, int *fd, uint64_t *size,
+                                      struct delta_error *err)
+{
+    struct stat info;
+
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0)
+        return delta_fail_errno(err, "cannot open '%s'", path);
+    if (fstat(*fd, &info) < 0) {
+        const enum delta_status st = delta_fail_errno(err, "cannot stat '%s'", path);
+        close(*fd);
+        return st;
+    }
+    if (!S_ISREG(info.st_mode)) {
+        close(*fd);
+        return delta_fail(err, DELTA_FORMAT, "cannot read '%s': it is %s, not a file", path,
+                          S_ISDIR(info.st_mode) ? "a directory" : "a special file");
+    }
+    *size = (uint64_t)info.st_size;
+    return DELTA_OK;
+}
+
+enum delta_status delta_file_read(const char *path, size_t cap, struct delta_buf *out,
+                                  struct delta_error *err)
+{
+    int fd;
+    uint64_t size;
+    enum delta_status st;
+    uint8_t *at;
+
+    delta_buf_init(out, cap);
+    st = open_regular(path, &fd, &size, err);
+    if (st)
+        return st;
+    if (size > cap) {
+        st = delta_fail(err, DELTA_LIMIT, "'%s' has %llu bytes, the limit is %zu", path,
+                        (unsigned long long)size, cap);
+        goto done;
+    }
+    st = delta_buf_extend(out, (size_t)size, &at, err);
+    if (st)
+        goto done;
+    for (size_t have = 0; have < size;) {
+        const ssize_t got = read(fd, at + have, (size_t)size - have);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            st = got < 0 ? delta_fail_errno(err, "cannot read '%s'", path)
+                         : delta_fail(err, DELTA_TRUNCATED, "'%s' shrank while being read", path);
+            goto done;
+        }
+        have += (size_t)got;
+    }
+done:
+    close(fd);
+    if (st)
+        delta_buf_release(out);
+    return st;
+}
+
+enum delta_status delta_newfile_open(struct delta_newfile *file, const char *path, unsigned mode,
+                                     struct delta_error *err)
+{
+    uint8_t random[6];
+    char hex[13];
+    enum delta_status st = delta_random(random, sizeof random, err);
+    const size_t room = strlen(path) + 24;
+
+    *file = (struct delta_newfile)DELTA_NEWFILE_INIT;
+    if (st)
+        return st;
+    delta_hex(hex, random, sizeof random);
+    file->path = strdup(path);
+    file->temp = delta_calloc(room, 1);
+    if (!file->path || !file->temp) {
+        st = delta_fail(err, DELTA_NO_MEMORY, "cannot allocate a path");
+        goto fail;
+    }
+    snprintf(file->temp, room, "%s.new-%s", path, hex);
+    file->fd = open(file->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
+    if (file->fd < 0) {
+        st = delta_fail_errno(err, "cannot create '%s'", file->temp);
+        free(file->temp);
+        file->temp = NULL;
+        goto fail;
+    }
+    return DELTA_OK;
+fail:
+    delta_newfile_release(file);
+    return st;
+}
+
+enum delta_status delta_newfile_write(struct delta_newfile *file, struct delta_bytes bytes,
+                                      struct delta_error *err)
+{
+    while (bytes.len) {
+        const ssize_t put = write(file->fd, bytes.data, bytes.len);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return delta_fail_errno(err, "cannot write '%s'", file->path);
+        bytes.data += put;
+        bytes.len -= (size_t)put;
+    }
+    return DELTA_OK;
+}
+
+static void parent_dir(char *out, size_t size, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    if (!slash)
+        snprintf(out, size, ".");
+    else if (slash == path)
+        snprintf(out, size, "/");
+    else
+        snprintf(out, size, "%.*s", (int)(slash - path), path);
+}
+
+enum delta_status delta_file_sync_dir(const char *dir, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return delta_fail_errno(err, "cannot open directory '%s'", dir);
+    if (fsync(fd) < 0 &&
+        errno != EINVAL) /* some file systems cannot; nothing better exists there */
+        st = delta_fail_errno(err, "cannot sync directory '%s'", dir);
+    close(fd);
+    return st;
+}
+
+static enum delta_status sync_parent(const char *path, struct delta_error *err)
+{
+    char dir[PATH_MAX];
+
+    parent_dir(dir, sizeof dir, path);
+    return delta_file_sync_dir(dir, err);
+}
+
+enum delta_status delta_newfile_commit(struct delta_newfile *file, struct delta_error *err)
+{
+    int fd = file->fd;
+
+    if (fsync(fd) < 0)
+        return delta_fail_errno(err, "cannot sync '%s'", file->path);
+    file->fd = -1;
+    if (close(fd) < 0)
+        return delta_fail_errno(err, "cannot close '%s'", file->path);
+    if (rename(file->temp, file->path) < 0)
+        return delta_fail_errno(err, "cannot rename to '%s'", file->path);
+    free(file->temp);
+    file->temp = NULL;
+    return sync_parent(file->path, err);
+}
+
+void delta_newfile_release(struct delta_newfile *file)
+{
+    if (!file)
+        return;
+    if (file->fd >= 0)
+        close(file->fd);
+    if (file->temp)
+        unlink(file->temp);
+    free(file->temp);
+    free(file->path);
+    *file = (struct delta_newfile)DELTA_NEWFILE_INIT;
+}
+
+enum delta_status delta_file_write(const char *path, struct delta_bytes bytes, unsigned mode,
+                                   struct delta_error *err)
+{
+    struct delta_newfile file = DELTA_NEWFILE_INIT;
+    enum delta_status st = delta_newfile_open(&file, path, mode, err);
+
+    if (!st)
+        st = delta_newfile_write(&file, bytes, err);
+    if (!st)
+        st = delta_newfile_commit(&file, err);
+    delta_newfile_release(&file);
+    return st;
+}
+
+enum delta_status delta_file_rename(const char *from, const char *to, struct delta_error *err)
+{
+    enum delta_status st;
+
+    if (rename(from, to) < 0)
+        return delta_fail_errno(err, "cannot rename '%s' to '%s'", from, to);
+    st = sync_parent(to, err);
+    if (!st)
+        st = sync_parent(from, err);
+    return st;
+}
+
+enum delta_status delta_file_copy(const char *from, const char *to, unsigned mode,
+                                  struct delta_error *err)
+{
+    struct delta_newfile file = DELTA_NEWFILE_INIT;
+    enum delta_status st;
+    uint8_t piece[65536];
+    uint64_t size;
+    int fd;
+
+    st = open_regular(from, &fd, &size, err);
+    if (st)
+        return st;
+    st = delta_newfile_open(&file, to, mode, err);
+    while (!st) {
+        const ssize_t got = read(fd, piece, sizeof piece);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            st = delta_fail_errno(err, "cannot read '%s'", from);
+        if (got <= 0)
+            break;
+        st = delta_newfile_write(&file, delta_bytes(piece, (size_t)got), err);
+    }
+    if (!st)
+        st = delta_newfile_commit(&file, err);
+    delta_newfile_release(&file);
+    close(fd);
+    return st;
+}
+
+enum delta_status delta_file_remove(const char *path, struct delta_error *err)
+{
+    if (unlink(path) < 0 && errno != ENOENT)
+        return delta_fail_errno(err, "cannot remove '%s'", path);
+    return DELTA_OK;
+}
+
+bool delta_file_exists(const char *path)
+{
+    struct stat info;
+
+    return stat(path, &info) == 0;
+}
+
+enum delta_status delta_map_open(struct delta_map *map, const char *path, struct delta_error *err)
+{
+    uint64_t size;
+    int fd;
+    void *at;
+    enum delta_status st = open_regular(path, &fd, &size, err);
+
+    map->bytes = delta_bytes(NULL, 0);
+    if (st)
+        return st;
+    if (size == 0) {
+        close(fd);
+        return DELTA_OK;
+    }
+    at = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (at == MAP_FAILED)
+        st = delta_fail_errno(err, "cannot map '%s'", path);
+    else
+        map->bytes = delta_bytes(at, (size_t)size);
+    close(fd);
+    return st;
+}
+
+void delta_map_release(struct delta_map *map)
+{
+    if (map && map->bytes.data)
+        munmap((void *)(uintptr_t)map->bytes.data, map->bytes.len);
+    if (map)
+        map->bytes = delta_bytes(NULL, 0);
+}
+
+enum delta_status delta_dir_make(const char *path, unsigned mode, struct delta_error *err)
+{
+    char part[PATH_MAX];
+    const size_t len = strlen(path);
+
+    if (len == 0 || len >= sizeof part)
+        return delta_fail(err, DELTA_LIMIT, "path of %zu bytes is empty or too long", len);
+    memcpy(part, path, len + 1);
+    for (char *p = part + 1;; p++) {
+        const char kept = *p;
+        if (kept != '/' && kept != '\0')
+            continue;
+        *p = '\0';
+        if (mkdir(part, (mode_t)mode) < 0 && errno != EEXIST)
+            return delta_fail_errno(err, "cannot make directory '%s'", part);
+        if (kept == '\0')
+            break;
+        *p = kept;
+    }
+    struct stat info;
+    if (stat(path, &info) < 0 || !S_ISDIR(info.st_mode))
+        return delta_fail(err, DELTA_IO, "'%s' exists and is not a directory", path);
+    return DELTA_OK;
+}
+
+static int name_order(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+enum delta_status delta_dir_read(struct delta_dir_list *list, const char *path, size_t max_entries,
+                                 struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+    DIR *dir = opendir(path);
+    size_t room = 0;
+
+    *list = (struct delta_dir_list){NULL, 0};
+    if (!dir)
+        return delta_fail_errno(err, "cannot open directory '%s'", path);
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(dir);
+        if (!entry) {
+            if (errno)
+                st = delta_fail_errno(err, "cannot read directory '%s'", path);
+            break;
+        }
+        if (entry->d_name[0] == '.')
+            continue;
+        if (list->count == max_entries) {
+            st =
+                delta_fail(err, DELTA_LIMIT, "'%s' holds more than %zu entries", path, max_entries);
+            break;
+        }
+        if (list->count == room) {
+            const size_t more = room ? room * 2 : 64;
+            char **names = realloc(list->names, more * sizeof *names);
+            if (!names) {
+                st = delta_fail(err, DELTA_NO_MEMORY, "cannot list '%s'", path);
+                break;
+            }
+            list->names = names;
+            room = more;
+        }
+        list->names[list->count] = strdup(entry->d_name);
+        if (!list->names[list->count]) {
+            st = delta_fail(err, DELTA_NO_MEMORY, "cannot list '%s'", path);
+            break;
+        }
+        list->count++;
+    }
+    closedir(dir);
+    if (st)
+        delta_dir_list_release(list);
+    else if (list->count)
+        qsort(list->names, list->count, sizeof *list->names, name_order);
+    return st;
+}
+
+void delta_dir_list_release(struct delta_dir_list *list)
+{
+    if (!list)
+        return;
+    for (size_t i = 0; i < list->count; i++)
+        free(list->names[i]);
+    free(list->names);
+    *list = (struct delta_dir_list){NULL, 0};
+}
+
+enum delta_status delta_path_join(char *out, size_t size, const char *dir, const char *name,
+                                  struct delta_error *err)
+{
+    const int need = snprintf(out, size, "%s/%s", dir, name);
+
+    if (need < 0 || (size_t)need >= size)
+        return delta_fail(err, DELTA_LIMIT, "path '%s/%s' is too long", dir, name);
+    return DELTA_OK;
+}
+
+enum delta_status delta_file_lock(const char *path, int *fd, struct delta_error *err)
+{
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (*fd < 0)
+        return delta_fail_errno(err, "cannot open lock '%s'", path);
+    if (flock(*fd, LOCK_EX | LOCK_NB) < 0) {
+        const int code = errno;
+        close(*fd);
+        *fd = -1;
+        errno = code;
+        if (code == EWOULDBLOCK)
+            return delta_fail(err, DELTA_EXISTS, "another process holds '%s'", path);
+        return delta_fail_errno(err, "cannot lock '%s'", path);
+    }
+    return DELTA_OK;
+}

@@ -1,0 +1,23 @@
+/* Losses over logits [n, classes], each with its gradient. Sums in double. */
+#ifndef LEARNER_LOSS_H
+#define LEARNER_LOSS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Mean cross-entropy -1/n sum log softmax(logits + offset)[label]. offset (may be NULL): [classes],
+ * the log class frequencies of logit adjustment (Menon et al. 2021). Writes grad [n, classes] when
+ * not NULL, scaled by `scale`; returns the unscaled loss. label -1: row left out (still in n). */
+double learner_loss_ce(const float *logits, const int32_t *labels, const float *offset, size_t n,
+                       size_t classes, double scale, float *grad);
+
+/* Distillation -1/n sum_k p_k log q_k over the first `old` classes at temperature t, p = softmax of
+ * teacher [n, old] / t, q likewise of the student's first `old` logits. ADDS scale * gradient into
+ * grad [n, classes]; the gradient is that of the loss as written (no extra factor t*t). */
+double learner_loss_kd(const float *logits, const float *teacher, size_t n, size_t classes,
+                       size_t old, double t, double scale, float *grad);
+
+/* Rows whose largest logit is the label. */
+size_t learner_loss_correct(const float *logits, const int32_t *labels, size_t n, size_t classes);
+
+#endif

@@ -1,0 +1,83 @@
+/* A network as a static graph: parameters in one block, gradients in one block, activations from
+ * one arena. Built once for a model and a largest batch; a step after the first allocates nothing.
+ *
+ * Shapes are row-major NCHW. n below is the number of images in this call, 1..batch.
+ * Threads: a net belongs to one thread at a time; it may use several inside.
+ */
+#ifndef LEARNER_NET_H
+#define LEARNER_NET_H
+
+#include "delta/model.h"
+
+enum learner_mode {
+    LEARNER_INFER,      /* running statistics; nothing kept for backward */
+    LEARNER_TRAIN_EVAL, /* running statistics (an increment); activations kept for backward */
+    LEARNER_TRAIN       /* batch statistics, running ones updated; activations kept */
+};
+
+struct learner_net_options {
+    const char *device; /* "ref" | "blas" | "cuda" | "auto"; NULL = auto */
+    size_t batch;       /* largest n; 0 = 64 */
+    int threads;        /* 0 = all cores */
+    bool train;         /* false: no gradients, no kept activations */
+};
+
+/* One parameter or running statistic; views into the net's blocks. */
+struct learner_param {
+    const char *name; /* torchvision's */
+    float *data;
+    float *grad; /* NULL for running statistics and when !train */
+    size_t count;
+    uint32_t rank;
+    uint64_t shape[DELTA_TENSOR_RANK_MAX];
+    bool decays; /* weight decay applies (weights of convolutions and linear layers) */
+};
+
+struct learner_net;
+
+/* Builds the graph that model->arch names and copies the model's tensors in.
+ *   fails    UNSUPPORTED (architecture, device), MISMATCH (names tensor, wanted and found shape),
+ *            NO_MEMORY */
+DELTA_MUST_USE enum delta_status learner_net_new(struct learner_net **out,
+                                                 const struct delta_model *model,
+                                                 const struct learner_net_options *options,
+                                                 struct delta_error *err);
+void learner_net_free(struct learner_net *net);
+
+const char *learner_net_device(const struct learner_net *net);
+size_t learner_net_batch(const struct learner_net *net);
+size_t learner_net_class_count(const struct learner_net *net);
+size_t learner_net_feature_count(const struct learner_net *net); /* d: input of the head */
+size_t learner_net_param_count(const struct learner_net *net);
+struct learner_param *learner_net_param(struct learner_net *net, size_t index);
+struct learner_param *learner_net_find(struct learner_net *net, const char *name);
+size_t learner_net_memory_bytes(const struct learner_net *net); /* all blocks together */
+
+float *learner_net_input(struct learner_net *net); /* [batch, c, h, w], to be filled */
+
+/* fails: NONFINITE names the layer when an output is NaN or infinite */
+DELTA_MUST_USE enum delta_status learner_net_forward(struct learner_net *net, size_t n,
+                                                     enum learner_mode mode,
+                                                     struct delta_error *err);
+const float *learner_net_logits(const struct learner_net *net);   /* [n, classes] */
+const float *learner_net_features(const struct learner_net *net); /* [n, d] */
+float *learner_net_logits_grad(struct learner_net *net);          /* [n, classes], to be filled */
+
+/* Gradients of every parameter for the logit gradients above; overwrites, does not add up. */
+DELTA_MUST_USE enum delta_status learner_net_backward(struct learner_net *net, size_t n,
+                                                      struct delta_error *err);
+
+/* Copies parameters and statistics back into a model of the same shapes (freeze plan untouched). */
+DELTA_MUST_USE enum delta_status learner_net_store(const struct learner_net *net,
+                                                   struct delta_model *model,
+                                                   struct delta_error *err);
+
+/* An untrained model: Kaiming-normal (fan out) convolutions, ones/zeros in batch norms, uniform
+ * head, as torchvision initialises; from a seed. classes: ids in output order. */
+DELTA_MUST_USE enum delta_status learner_net_init_model(struct delta_model *out,
+                                                        const struct delta_arch *arch,
+                                                        const struct delta_class_id *classes,
+                                                        size_t class_count, uint64_t seed,
+                                                        struct delta_error *err);
+
+#endif
