@@ -1,0 +1,72 @@
+#!/bin/sh
+# The two commands of the README. Both install what is missing (Debian packages), then build:
+#   ./setup.sh demo [options]   runs the demonstration; options go to frostline-demo
+#   ./setup.sh test [preset]    runs all tests, plain and under ASan+UBSan (and threads under TSan)
+#   ./setup.sh build            only builds, into build-release/
+set -eu
+cd "$(dirname "$0")"
+
+packages="build-essential cmake ninja-build pkg-config libcurl4-openssl-dev libmbedtls-dev
+libmsgpack-dev libopenblas-dev libuv1-dev libsqlite3-dev libzstd-dev libjansson-dev libseccomp-dev
+libjpeg-dev libpng-dev libcmocka-dev"
+
+install_missing() {
+    missing=
+    for package in $packages; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+            missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    echo "installing:$missing"
+    as_root=
+    if [ "$(id -u)" != 0 ]; then
+        as_root=sudo
+        command -v sudo >/dev/null || {
+            echo "setup.sh: run as root, or install these packages first:$missing" >&2
+            exit 6
+        }
+    fi
+    $as_root apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends \
+        $missing >/dev/null
+}
+
+build() {
+    cmake --preset "$1" >/dev/null
+    cmake --build --preset "$1" -- --quiet
+}
+
+run_tests() {
+    echo "== tests: $1"
+    build "$1"
+    ctest --preset "$1" -j 2
+}
+
+command=${1:-help}
+[ $# -eq 0 ] || shift
+case $command in
+demo)
+    install_missing
+    build release
+    exec ./build-release/bin/frostline demo "$@"
+    ;;
+test)
+    install_missing
+    if [ $# -gt 0 ]; then
+        run_tests "$1"
+    else
+        run_tests dev
+        run_tests asan
+        run_tests tsan
+    fi
+    ;;
+build)
+    install_missing
+    build release
+    ;;
+*)
+    sed -n '2,5s/^# \{0,1\}//p' "$0"
+    [ "$command" = help ] || exit 2
+    ;;
+esac
