@@ -33,9 +33,19 @@ DELTA_MUST_USE enum delta_status learner_samples_open(struct learner_samples *ou
                                                       const char *source, enum learner_split split,
                                                       struct delta_error *err);
 
+/* The same, with folders' images resized to height x width; 0 = 32, which learner_samples_open
+ * uses. A directory of class folders without train/ and test/ gives all its images for either
+ * split. fails    also MISMATCH: CIFAR-100 and synthetic images have one size */
+DELTA_MUST_USE enum delta_status learner_samples_open_sized(struct learner_samples *out,
+                                                            const char *source,
+                                                            enum learner_split split,
+                                                            uint32_t height, uint32_t width,
+                                                            struct delta_error *err);
+
 /* One class folder (the agent's inbox/<class>/): every PNG and JPEG in it, resized to the wanted
- * size where it differs. Unreadable files are skipped and named in *skipped_text.
- *   fails    NOT_FOUND, LIMIT, FORMAT when no file at all could be read */
+ * size where it differs. Unreadable files are skipped and counted in *report (may be NULL).
+ *   max_images  0 = no limit but that of memory; more files than that fail with LIMIT
+ *   fails       NOT_FOUND, LIMIT, FORMAT when no file at all could be read */
 struct learner_folder_report {
     size_t read, resized, skipped;
     char first_problem[256]; /* "'x.png': image is empty" */
