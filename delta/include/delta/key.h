@@ -39,6 +39,10 @@ DELTA_MUST_USE enum delta_status delta_public_key_parse(struct delta_public_key 
 DELTA_MUST_USE enum delta_status delta_public_key_load(struct delta_public_key *out,
                                                        const char *path, struct delta_error *err);
 
+/* PEM, atomically, mode 0644. */
+DELTA_MUST_USE enum delta_status delta_public_key_save(const struct delta_public_key *key,
+                                                       const char *path, struct delta_error *err);
+
 /* Signs SHA-256(bytes); *len = length of the DER signature. */
 DELTA_MUST_USE enum delta_status delta_key_sign(const struct delta_key *key,
                                                 struct delta_bytes bytes,
