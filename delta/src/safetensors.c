@@ -1,0 +1,355 @@
+#include "delta/safetensors.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "delta/file.h"
+#include "pack.h"
+#include "safetensors_meta.h"
+
+/* Real headers have some hundred bytes per tensor. The JSON parser takes up to some forty times
+ * the header's size, and much more than that for nested brackets, which are counted first. */
+#define HEADER_MAX ((size_t)8 << 20)
+#define BRACKETS_MAX 65536
+
+struct entry {
+    const char *name;
+    const json_t *object;
+    uint64_t begin, end;
+};
+
+void delta_safetensors_info_release(struct delta_safetensors_info *info)
+{
+    if (!info)
+        return;
+    free(info->labels);
+    *info = (struct delta_safetensors_info){NULL, 0};
+}
+
+/* ---- the JSON header ---- */
+
+static enum delta_status parse_json(struct delta_bytes text, json_t **out, struct delta_error *err)
+{
+    json_error_t detail;
+    size_t brackets = 0;
+
+    for (size_t i = 0; i < text.len; i++)
+        brackets += text.data[i] == '[' || text.data[i] == '{';
+    if (brackets > BRACKETS_MAX)
+        return delta_fail(err, DELTA_LIMIT, "the header has more than %d brackets", BRACKETS_MAX);
+    *out = json_loadb((const char *)text.data, text.len, JSON_REJECT_DUPLICATES, &detail);
+    if (!*out)
+        return delta_fail(err, DELTA_FORMAT, "the header is not JSON: %.200s at byte %d",
+                          detail.text, detail.position);
+    if (!json_is_object(*out)) {
+        json_decref(*out);
+        *out = NULL;
+        return delta_fail(err, DELTA_FORMAT, "the header is not a JSON object");
+    }
+    return DELTA_OK;
+}
+
+static enum delta_status split(struct delta_bytes file, struct delta_bytes *header,
+                               struct delta_bytes *data, struct delta_error *err)
+{
+    uint64_t len = 0;
+
+    if (file.len < 8)
+        return delta_fail(err, DELTA_TRUNCATED, "file of %zu bytes has no safetensors header",
+                          file.len);
+    for (size_t i = 0; i < 8; i++)
+        len |= (uint64_t)file.data[i] << (8 * i);
+    if (file.len > 8 && file.data[8] != '{')
+        return delta_fail(err, DELTA_FORMAT, "neither a safetensors file nor a frostline model");
+    if (len > HEADER_MAX)
+        return delta_fail(err, DELTA_LIMIT, "the header states %llu bytes, the limit is %zu",
+                          (unsigned long long)len, HEADER_MAX);
+    if (len > file.len - 8)
+        return delta_fail(err, DELTA_TRUNCATED, "the header states %llu bytes, the file has %zu",
+                          (unsigned long long)len, file.len - 8);
+    *header = delta_bytes(file.data + 8, (size_t)len);
+    *data = delta_bytes(file.data + 8 + len, file.len - 8 - (size_t)len);
+    return DELTA_OK;
+}
+
+static bool whole(const json_t *value, uint64_t *out)
+{
+    if (!json_is_integer(value) || json_integer_value(value) < 0)
+        return false;
+    *out = (uint64_t)json_integer_value(value);
+    return true;
+}
+
+static enum delta_status read_offsets(struct entry *entry, size_t data_len, struct delta_error *err)
+{
+    const json_t *pair = json_object_get(entry->object, "data_offsets");
+
+    if (!json_is_array(pair) || json_array_size(pair) != 2 ||
+        !whole(json_array_get(pair, 0), &entry->begin) ||
+        !whole(json_array_get(pair, 1), &entry->end))
+        return delta_fail(err, DELTA_FORMAT, "tensor '%.127s': 'data_offsets' is not two numbers",
+                          entry->name);
+    if (entry->begin > entry->end)
+        return delta_fail(err, DELTA_FORMAT, "tensor '%.127s' ends before it begins", entry->name);
+    if (entry->end > data_len)
+        return delta_fail(err, DELTA_TRUNCATED, "tensor '%.127s' ends at %llu, the data at %zu",
+                          entry->name, (unsigned long long)entry->end, data_len);
+    return DELTA_OK;
+}
+
+static int by_begin(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+
+    if (x->begin != y->begin)
+        return x->begin < y->begin ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+
+/* Tensors in file order; together they must be the data, without gap or overlap. */
+static enum delta_status list_entries(json_t *header, size_t data_len, struct entry **out,
+                                      size_t *count, struct delta_error *err)
+{
+    const size_t room = json_object_size(header);
+    struct entry *entries;
+    enum delta_status st = DELTA_OK;
+    uint64_t end = 0;
+    const char *name;
+    json_t *value;
+
+    if (room > 2 * (size_t)DELTA_MODEL_MAX_TENSORS)
+        return delta_fail(err, DELTA_LIMIT, "the header lists %zu tensors", room);
+    entries = delta_calloc(room, sizeof *entries);
+    if (!entries)
+        return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu tensors", room);
+    *count = 0;
+    json_object_foreach(header, name, value)
+    {
+        if (strcmp(name, "__metadata__") == 0)
+            continue;
+        entries[*count] = (struct entry){name, value, 0, 0};
+        st = read_offsets(&entries[(*count)++], data_len, err);
+        if (st)
+            goto done;
+    }
+    qsort(entries, *count, sizeof *entries, by_begin);
+    for (size_t i = 0; i < *count && !st; i++) {
+        if (entries[i].begin != end)
+            st = delta_fail(err, DELTA_FORMAT, "tensor '%.127s' begins at %llu, which %s",
+                            entries[i].name, (unsigned long long)entries[i].begin,
+                            entries[i].begin < end ? "overlaps the one before it"
+                                                   : "leaves a gap before it");
+        end = entries[i].end;
+    }
+    if (!st && end != data_len)
+        st = delta_fail(err, DELTA_FORMAT, "%zu bytes follow the last tensor",
+                        data_len - (size_t)end);
+done:
+    if (st) {
+        free(entries);
+        return st;
+    }
+    *out = entries;
+    return DELTA_OK;
+}
+
+/* ---- one tensor ---- */
+
+static bool is_batch_counter(const char *name, const char *dtype)
+{
+    static const char tail[] = "num_batches_tracked";
+    const size_t len = strlen(name);
+
+    return strcmp(dtype, "I64") == 0 && len >= sizeof tail - 1 &&
+           strcmp(name + len - (sizeof tail - 1), tail) == 0;
+}
+
+static enum delta_status load_tensor(struct delta_model *model, const struct entry *entry,
+                                     struct delta_bytes data, struct delta_error *err)
+{
+    const char *dtype = json_string_value(json_object_get(entry->object, "dtype"));
+    const json_t *list = json_object_get(entry->object, "shape");
+    const size_t rank = json_array_size(list);
+    uint64_t shape[DELTA_TENSOR_RANK_MAX];
+    struct delta_tensor *tensor;
+    size_t count;
+    enum delta_status st;
+
+    if (!dtype || !json_is_array(list))
+        return delta_fail(err, DELTA_FORMAT, "no 'dtype' or no 'shape'");
+    if (is_batch_counter(entry->name, dtype)) /* training history; no inference reads it */
+        return entry->end - entry->begin == 8
+                   ? DELTA_OK
+                   : delta_fail(err, DELTA_FORMAT, "its offsets do not hold one number");
+    if (strcmp(dtype, "F32") != 0)
+        return delta_fail(err, DELTA_UNSUPPORTED, "dtype '%.20s'; only F32 is read", dtype);
+    if (rank < 1 || rank > DELTA_TENSOR_RANK_MAX)
+        return delta_fail(err, DELTA_UNSUPPORTED, "rank %zu is not within 1 and %d", rank,
+                          DELTA_TENSOR_RANK_MAX);
+    for (size_t i = 0; i < rank; i++)
+        if (!whole(json_array_get(list, i), &shape[i]))
+            return delta_fail(err, DELTA_FORMAT, "dimension %zu is not a number", i);
+    st = delta_shape_count((uint32_t)rank, shape, &count, err);
+    if (st)
+        return st;
+    if (entry->end - entry->begin != (uint64_t)count * sizeof(float))
+        return delta_fail(err, DELTA_FORMAT, "its shape needs %zu bytes, its offsets hold %llu",
+                          count * sizeof(float), (unsigned long long)(entry->end - entry->begin));
+    st = delta_model_add_tensor(model, entry->name, (uint32_t)rank, shape, &tensor, err);
+    if (!st)
+        memcpy(tensor->data, data.data + entry->begin, count * sizeof(float));
+    return st;
+}
+
+enum delta_status delta_safetensors_decode(struct delta_model *out, struct delta_bytes file,
+                                           struct delta_safetensors_info *info,
+                                           struct delta_error *err)
+{
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_bytes header = {NULL, 0}, data = {NULL, 0};
+    struct entry *entries = NULL;
+    json_t *json = NULL;
+    size_t count = 0;
+    enum delta_status st = split(file, &header, &data, err);
+
+    if (info)
+        *info = (struct delta_safetensors_info){NULL, 0};
+    if (!st)
+        st = parse_json(header, &json, err);
+    if (!st)
+        st = list_entries(json, data.len, &entries, &count, err);
+    for (size_t i = 0; i < count && !st; i++) {
+        st = load_tensor(&model, &entries[i], data, err);
+        if (st)
+            st = delta_fail_in(err, st, "tensor '%.127s'", entries[i].name);
+    }
+    if (!st)
+        st = delta_safetensors_meta_read(&model, json_object_get(json, "__metadata__"), info, err);
+    if (!st) {
+        *out = model;
+        model = (struct delta_model)DELTA_MODEL_INIT;
+    }
+    delta_model_release(&model);
+    free(entries);
+    json_decref(json);
+    return st;
+}
+
+enum delta_status delta_safetensors_load(struct delta_model *out, const char *path,
+                                         struct delta_safetensors_info *info,
+                                         struct delta_error *err)
+{
+    struct delta_buf file;
+    enum delta_status st = delta_file_read(path, DELTA_CONTAINER_MAX, &file, err);
+
+    if (st)
+        return st;
+    st = delta_safetensors_decode(out, delta_buf_bytes(&file), info, err);
+    delta_buf_release(&file);
+    return st ? delta_fail_in(err, st, "'%s'", path) : DELTA_OK;
+}
+
+/* ---- writing ---- */
+
+static json_t *describe(const struct delta_tensor *tensor, uint64_t begin)
+{
+    json_t *shape = json_array();
+
+    for (uint32_t i = 0; i < tensor->rank; i++)
+        json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i]));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
+                     (json_int_t)begin, (json_int_t)(begin + tensor->count * sizeof(float)));
+}
+
+/* JSON, padded with blanks so that the tensors begin on 8 bytes. */
+static enum delta_status header_text(const struct delta_model *model, struct delta_buf *out,
+                                     struct delta_error *err)
+{
+    json_t *header = json_object();
+    json_t *meta = delta_safetensors_meta_write(model);
+    int bad = meta ? json_object_set_new(header, "__metadata__", meta) : -1;
+    uint64_t offset = 0;
+    char *text = NULL;
+    enum delta_status st = DELTA_OK;
+
+    delta_buf_init(out, HEADER_MAX + 16);
+    for (size_t i = 0; i < model->tensor_count && !bad; i++) {
+        bad |= json_object_set_new(header, model->tensors[i].name,
+                                   describe(&model->tensors[i], offset));
+        offset += model->tensors[i].count * sizeof(float);
+    }
+    if (!bad)
+        text = json_dumps(header, JSON_COMPACT);
+    if (!text) {
+        st = delta_fail(err, DELTA_NO_MEMORY, "cannot encode a safetensors header");
+        goto done;
+    }
+    const uint64_t len = (strlen(text) + 7) / 8 * 8;
+    uint8_t prefix[8];
+    for (size_t i = 0; i < 8; i++)
+        prefix[i] = (uint8_t)(len >> (8 * i));
+    st = delta_buf_append(out, prefix, sizeof prefix, err);
+    if (!st)
+        st = delta_buf_append(out, text, strlen(text), err);
+    if (!st)
+        st = delta_buf_append(out, "       ", (size_t)len - strlen(text), err);
+done:
+    free(text);
+    json_decref(header);
+    return st;
+}
+
+enum delta_status delta_safetensors_save(const struct delta_model *model, const char *path,
+                                         struct delta_error *err)
+{
+    struct delta_newfile file = DELTA_NEWFILE_INIT;
+    struct delta_buf header;
+    enum delta_status st = header_text(model, &header, err);
+
+    if (!st)
+        st = delta_newfile_open(&file, path, 0644, err);
+    if (!st)
+        st = delta_newfile_write(&file, delta_buf_bytes(&header), err);
+    for (size_t i = 0; i < model->tensor_count && !st; i++)
+        st = delta_newfile_write(
+            &file, delta_bytes(model->tensors[i].data, model->tensors[i].count * sizeof(float)),
+            err);
+    if (!st)
+        st = delta_newfile_commit(&file, err);
+    delta_newfile_release(&file);
+    delta_buf_release(&header);
+    return st;
+}
+
+enum delta_status delta_model_load_any(struct delta_model *out, const char *path,
+                                       struct delta_digest *digest,
+                                       struct delta_safetensors_info *info, struct delta_error *err)
+{
+    struct delta_model model = DELTA_MODEL_INIT;
+    enum delta_container_kind kind;
+    struct delta_buf file;
+    enum delta_status st = delta_file_read(path, DELTA_CONTAINER_MAX, &file, err);
+
+    if (info)
+        *info = (struct delta_safetensors_info){NULL, 0};
+    if (st)
+        return st;
+    if (file.len == 0) {
+        st = delta_fail(err, DELTA_TRUNCATED, "the file is empty");
+    } else if (delta_container_kind(delta_buf_bytes(&file), &kind, NULL) != DELTA_FORMAT) {
+        st = delta_model_decode(&model, delta_buf_bytes(&file), digest, err);
+    } else {
+        st = delta_safetensors_decode(&model, delta_buf_bytes(&file), info, err);
+        if (!st && digest)
+            st = delta_model_digest(&model, digest, err);
+    }
+    delta_buf_release(&file);
+    if (st) {
+        delta_model_release(&model);
+        if (info)
+            delta_safetensors_info_release(info);
+        return delta_fail_in(err, st, "'%s'", path);
+    }
+    *out = model;
+    return DELTA_OK;
+}
