@@ -1,0 +1,119 @@
+#include "guard.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static double share(size_t part, size_t whole)
+{
+    return whole ? (double)part / (double)whole : 0;
+}
+
+/* The probe images of classes that the base knows. */
+static enum delta_status known_probes(struct learner_samples *out,
+                                      const struct learner_trial *trial, struct delta_error *err)
+{
+    const struct learner_samples *probe = trial->probe;
+    struct delta_class_id *known = delta_calloc(probe->class_count + 1, sizeof *known);
+    size_t count = 0;
+
+    if (!known)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    for (size_t k = 0; k < probe->class_count; k++)
+        if (delta_model_class_index(trial->base, probe->classes[k].text) >= 0)
+            known[count++] = probe->classes[k];
+    const enum delta_status st = learner_samples_select(out, probe, known, count, 0, err);
+    free(known);
+    return st;
+}
+
+static enum delta_status test_old(struct learner_report *report, const struct learner_trial *trial,
+                                  struct delta_error *err)
+{
+    struct learner_samples probe = LEARNER_SAMPLES_INIT;
+    struct learner_scores before = {0}, after = {0};
+    enum delta_status st = known_probes(&probe, trial, err);
+
+    if (!st && probe.count) {
+        st = learner_evaluate(&before, trial->base, &probe, trial->budget, err);
+        if (!st)
+            st = learner_evaluate(&after, trial->model, &probe, trial->budget, err);
+    }
+    if (!st) {
+        report->probe_images = probe.count;
+        report->old_before = share(before.correct, before.images);
+        report->old_after = share(after.correct, after.images);
+        report->image_passes += 2.0 / 3 * (double)probe.count;
+    }
+    learner_scores_release(&before);
+    learner_scores_release(&after);
+    learner_samples_release(&probe);
+    return st;
+}
+
+/* The class recalled worst, by its held-out samples where these are enough. */
+struct worst {
+    const char *name;
+    double recall;
+    size_t images;
+};
+
+static void find_worst(struct worst *worst, const struct learner_trial *trial,
+                       const struct learner_scores *train, const struct learner_scores *held)
+{
+    for (size_t k = trial->base->class_count; k < trial->model->class_count; k++) {
+        size_t images = held->class_count ? held->classes[k].images : 0;
+        size_t correct = held->class_count ? held->classes[k].correct : 0;
+        if (images < GUARD_MIN_HELD) {
+            images += train->classes[k].images;
+            correct += train->classes[k].correct;
+        }
+        if (!worst->name || share(correct, images) < worst->recall)
+            *worst = (struct worst){trial->model->classes[k].text, share(correct, images), images};
+    }
+}
+
+static enum delta_status test_new(struct learner_report *report, struct worst *worst,
+                                  const struct learner_trial *trial, struct delta_error *err)
+{
+    struct learner_scores train = {0}, held = {0};
+    enum delta_status st = learner_evaluate(&train, trial->model, trial->train, trial->budget, err);
+
+    if (!st && trial->held->count)
+        st = learner_evaluate(&held, trial->model, trial->held, trial->budget, err);
+    if (!st) {
+        report->held_out_new = trial->held->count;
+        report->new_recall = trial->held->count ? share(held.correct, held.images)
+                                                : share(train.correct, train.images);
+        report->image_passes += 1.0 / 3 * (double)(trial->train->count + trial->held->count);
+        find_worst(worst, trial, &train, &held);
+    }
+    learner_scores_release(&train);
+    learner_scores_release(&held);
+    return st;
+}
+
+enum delta_status learner_guard(struct learner_report *report, const struct learner_trial *trial,
+                                struct delta_error *err)
+{
+    struct worst worst = {NULL, 0, 0};
+    enum delta_status st = test_old(report, trial, err);
+
+    if (!st)
+        st = test_new(report, &worst, trial, err);
+    if (st)
+        return st;
+    if (report->probe_images &&
+        report->old_before - report->old_after > trial->options->max_old_drop)
+        return delta_fail(err, DELTA_REJECTED,
+                          "old classes fell from %.1f to %.1f percent on %zu probe images, more "
+                          "than the %.1f points allowed; are the new samples labelled rightly?",
+                          100 * report->old_before, 100 * report->old_after, report->probe_images,
+                          100 * trial->options->max_old_drop);
+    if (worst.recall < trial->options->min_new_recall)
+        return delta_fail(err, DELTA_REJECTED,
+                          "class '%s' is recalled on %.1f percent of %zu samples, below the %.1f "
+                          "demanded; give more or clearer samples",
+                          worst.name, 100 * worst.recall, worst.images,
+                          100 * trial->options->min_new_recall);
+    return DELTA_OK;
+}

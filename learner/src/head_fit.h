@@ -1,0 +1,30 @@
+/* New classifier rows beside fixed old ones, by logit-adjusted cross-entropy on cached features:
+ *
+ *   -1/N sum log softmax(logits + log frequency)[label] + l2/2 |new weights|^2
+ *
+ * The old rows do not move, so their logits are constants and only one number per image remains of
+ * them: the convex problem costs O(N k d) a step, however many old classes there are.
+ * Rows so fitted on different devices can stand side by side. Private. */
+#ifndef LEARNER_HEAD_FIT_H
+#define LEARNER_HEAD_FIT_H
+
+#include <stdint.h>
+
+#include "lbfgs.h"
+
+struct learner_head_data {
+    size_t count, d;
+    size_t old_classes, new_classes;
+    const float *features;   /* [count, d] */
+    const float *old_logits; /* [count, old_classes] */
+    const int32_t *labels;   /* [count], 0..old+new-1 */
+};
+
+/* weight [new, d] and bias [new]: start on entry, solution on return.
+ * Classes without an image count as having one, so that no logit is ruled out.
+ *   fails    NO_MEMORY, NONFINITE */
+DELTA_MUST_USE enum delta_status
+learner_head_fit(float *weight, float *bias, const struct learner_head_data *data, double l2,
+                 int max_iterations, struct learner_lbfgs_report *report, struct delta_error *err);
+
+#endif

@@ -1,0 +1,190 @@
+/* An increment: prepares, lets a method learn, judges. The base is never touched. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "delta/clock.h"
+#include "embed.h"
+#include "guard.h"
+#include "holdout.h"
+#include "method.h"
+
+static const struct learner_method *const methods[] = {
+    &learner_method_frostline,
+    &learner_method_freeze,
+    &learner_method_finetune,
+    &learner_method_do_nothing,
+};
+
+const struct learner_method *learner_method_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
+        if (name && strcmp(methods[i]->name, name) == 0)
+            return methods[i];
+    return NULL;
+}
+
+struct learner_increment_options learner_increment_defaults(const char *method)
+{
+    const struct learner_method *found = method ? learner_method_find(method) : NULL;
+    struct learner_increment_options options = (found ? found : methods[0])->defaults;
+
+    if (method) /* an unknown one stays, for learner_increment to refuse */
+        options.method = method;
+    return options;
+}
+
+/* What one increment owns while it runs. */
+struct increment {
+    struct learner_samples mine; /* images of classes that the base lacks */
+    struct learner_samples train, held;
+    struct learner_samples none;
+    struct delta_model model;
+    bool *flags;
+};
+
+static void increment_release(struct increment *work)
+{
+    learner_samples_release(&work->mine);
+    learner_samples_release(&work->train);
+    learner_samples_release(&work->held);
+    delta_model_release(&work->model);
+    free(work->flags);
+}
+
+/* The classes that the base lacks and that have samples. */
+static enum delta_status take_new(struct learner_samples *out, const struct delta_model *base,
+                                  const struct learner_samples *fresh, struct delta_error *err)
+{
+    struct delta_class_id *wanted = delta_calloc(fresh->class_count + 1, sizeof *wanted);
+    bool *seen = delta_calloc(fresh->class_count + 1, sizeof *seen);
+    const char *known = NULL;
+    size_t count = 0;
+    enum delta_status st;
+
+    if (!wanted || !seen) {
+        st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+        goto done;
+    }
+    for (size_t i = 0; i < fresh->count; i++)
+        seen[fresh->labels[i]] = true;
+    for (size_t k = 0; k < fresh->class_count; k++) {
+        if (!seen[k])
+            continue;
+        if (delta_model_class_index(base, fresh->classes[k].text) < 0)
+            wanted[count++] = fresh->classes[k];
+        else
+            known = fresh->classes[k].text;
+    }
+    if (count)
+        st = learner_samples_select(out, fresh, wanted, count, 0, err);
+    else if (known)
+        st = delta_fail(err, DELTA_EXISTS,
+                        "class '%s' is known to the model already; nothing to learn", known);
+    else
+        st = delta_fail(err, DELTA_NOT_FOUND, "there are no samples to learn from");
+done:
+    free(wanted);
+    free(seen);
+    return st;
+}
+
+static enum delta_status prepare(struct increment *work, const struct delta_model *base,
+                                 const struct learner_samples *fresh,
+                                 const struct learner_budget *budget, struct delta_error *err)
+{
+    enum delta_status st = learner_samples_check(fresh, &base->arch, err);
+
+    if (!st)
+        st = take_new(&work->mine, base, fresh, err);
+    if (st)
+        return st;
+    work->flags = delta_calloc(work->mine.count + 1, sizeof *work->flags);
+    if (!work->flags)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    st = learner_holdout(work->flags, &work->mine, budget->seed, err);
+    if (!st)
+        st = learner_samples_filter(&work->train, &work->mine, work->flags, false, err);
+    if (!st)
+        st = learner_samples_filter(&work->held, &work->mine, work->flags, true, err);
+    if (!st)
+        st = delta_model_copy(&work->model, base, err);
+    if (!st)
+        st = delta_model_grow_head(&work->model, work->mine.classes, work->mine.class_count, err);
+    if (!st)
+        st = delta_model_digest(base, &work->model.parent, err);
+    return st;
+}
+
+/* Elements that differ from the base, without grown rows (which lie behind the base's). */
+static size_t count_changed(const struct delta_model *base, const struct delta_model *model)
+{
+    size_t changed = 0;
+
+    for (size_t i = 0; i < base->tensor_count; i++) {
+        const struct delta_tensor *old = &base->tensors[i];
+        const struct delta_tensor *now = delta_model_find(model, old->name);
+        for (size_t j = 0; now && j < old->count && j < now->count; j++)
+            changed += memcmp(&old->data[j], &now->data[j], sizeof(float)) != 0;
+    }
+    return changed;
+}
+
+enum delta_status learner_increment(struct delta_model *out, const struct delta_model *base,
+                                    const struct learner_samples *fresh,
+                                    const struct learner_exemplars *exemplars,
+                                    const struct learner_increment_options *options,
+                                    const struct learner_budget *budget,
+                                    struct learner_report *report, struct delta_error *err)
+{
+    const struct learner_budget unlimited = {0};
+    const struct learner_method *method = learner_method_find(options->method);
+    const struct delta_clock clock = delta_clock_system();
+    const int64_t started_ms = delta_clock_monotonic_ms(&clock);
+    struct learner_report found = {.method = ""};
+    struct increment work = {0};
+    enum delta_status st;
+
+    if (!method)
+        return delta_fail(err, DELTA_UNSUPPORTED,
+                          "method '%s' is unknown; there are frostline, freeze, finetune, "
+                          "do-nothing",
+                          options->method ? options->method : "");
+    budget = budget ? budget : &unlimited;
+    st = prepare(&work, base, fresh, budget, err);
+    if (st)
+        goto done;
+    struct learner_task task = {.model = &work.model,
+                                .base = base,
+                                .fresh = &work.train,
+                                .replay = exemplars ? &exemplars->replay : &work.none,
+                                .options = options,
+                                .budget = budget};
+    st = method->run(&task, err);
+    if (!st)
+        st = delta_model_check_finite(&work.model, err);
+    if (st)
+        goto done;
+    strncat(found.method, method->name, sizeof found.method - 1);
+    found.new_images = work.train.count;
+    found.replay_images = task.replay->count;
+    found.image_passes = task.image_passes;
+    found.live_changed = count_changed(base, &work.model);
+    const struct learner_trial trial = {.base = base,
+                                        .model = &work.model,
+                                        .probe = exemplars ? &exemplars->probe : &work.none,
+                                        .train = &work.train,
+                                        .held = &work.held,
+                                        .options = options,
+                                        .budget = budget};
+    st = learner_guard(&found, &trial, err);
+    found.seconds = (double)(delta_clock_monotonic_ms(&clock) - started_ms) / 1000;
+    if (report && (!st || st == DELTA_REJECTED))
+        *report = found;
+    if (!st) {
+        *out = work.model;
+        work.model = (struct delta_model)DELTA_MODEL_INIT;
+    }
+done:
+    increment_release(&work);
+    return st;
+}

@@ -1,0 +1,34 @@
+/* One interface for every learning method; learn.c prepares what a method needs and judges what it
+ * made. One file per method in method/. Private. */
+#ifndef LEARNER_METHOD_H
+#define LEARNER_METHOD_H
+
+#include "learner/learn.h"
+
+struct learner_task {
+    /* The method's work: the base with new rows (zero) in its head. It may write tensors and the
+     * freeze plan; never the class list. */
+    struct delta_model *model;
+    const struct delta_model *base;
+    const struct learner_samples *fresh;  /* to train on: new classes only */
+    const struct learner_samples *replay; /* exemplars of old classes; may be empty */
+    const struct learner_increment_options *options;
+    const struct learner_budget *budget;
+    double image_passes; /* counted by the method */
+};
+
+struct learner_method {
+    const char *name;
+    struct learner_increment_options defaults;
+    enum delta_status (*run)(struct learner_task *task, struct delta_error *err);
+};
+
+extern const struct learner_method learner_method_frostline;
+extern const struct learner_method learner_method_freeze;
+extern const struct learner_method learner_method_finetune;
+extern const struct learner_method learner_method_do_nothing;
+
+/* NULL: there is none of that name. */
+const struct learner_method *learner_method_find(const char *name);
+
+#endif
