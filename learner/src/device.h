@@ -1,0 +1,90 @@
+/* Where the arithmetic happens: one const table per backend, one `struct learner_op` per node of
+ * the graph. The net plans memory and order; a device computes one op at a time. `ref` is the
+ * oracle; every other backend agrees with it within the tolerances of test_ops. */
+#ifndef LEARNER_DEVICE_H
+#define LEARNER_DEVICE_H
+
+#include "learner/net.h"
+
+enum learner_op_kind {
+    LEARNER_OP_CONV,      /* y = weight * x, no bias */
+    LEARNER_OP_NORM,      /* y = act(batch_norm(x) + residual) */
+    LEARNER_OP_CONV_NORM, /* both in one pass; INFER only, optional (see `supports`) */
+    LEARNER_OP_POOL,      /* mean over the plane: [n, c, h, w] -> [n, c] */
+    LEARNER_OP_LINEAR     /* y = x weight^T + bias */
+};
+
+enum learner_act { LEARNER_ACT_NONE, LEARNER_ACT_RELU };
+
+struct learner_shape {
+    size_t c, h, w;
+};
+
+static inline size_t learner_shape_count(const struct learner_shape *shape)
+{
+    return shape->c * shape->h * shape->w;
+}
+
+/* Borrows everything. Which fields count depends on the kind; absent ones are NULL. */
+struct learner_op {
+    enum learner_op_kind kind;
+    const char *name;             /* for messages: "layer1.0.conv1" */
+    struct learner_shape in, out; /* per image */
+    size_t kernel, stride, pad;   /* CONV */
+    enum learner_act act;         /* NORM */
+
+    const float *x, *residual; /* [n, in]; residual like y */
+    float *y;                  /* [n, out] */
+    const float *dy;           /* gradients; dx NULL: not wanted */
+    float *dx, *dresidual;
+    bool dx_add, dresidual_add; /* add to what is there instead of overwriting */
+
+    const float *weight, *bias;  /* CONV [co, ci, k, k]; LINEAR [out, in], [out] */
+    const float *scale, *shift;  /* NORM [c]: gamma, beta */
+    float *mean, *var;           /* NORM [c]: running statistics, updated in TRAIN */
+    float *batch_mean, *inv_std; /* NORM [c]: what forward used, for backward */
+    float *dweight, *dbias, *dscale, *dshift;
+};
+
+#define LEARNER_NORM_EPSILON 1e-5
+#define LEARNER_NORM_MOMENTUM 0.1
+
+struct learner_pass {
+    size_t n; /* images */
+    enum learner_mode mode;
+    bool backward; /* mode = that of the forward pass before */
+};
+
+struct learner_device;
+
+struct learner_device_ops {
+    const char *name; /* "ref" "blas" "cuda" */
+    enum delta_status (*open)(struct learner_device **out, int threads, struct delta_error *err);
+    void (*close)(struct learner_device *device);
+    /* Zeroed, 64-byte aligned; NULL when there is no memory. */
+    void *(*alloc)(struct learner_device *device, size_t bytes);
+    void (*release)(struct learner_device *device, void *block);
+    /* NULL: everything but the optional kinds */
+    bool (*supports)(const struct learner_device *device, const struct learner_op *op);
+    /* Called once per op before the first run, so that run never allocates. NULL: nothing to do */
+    enum delta_status (*prepare)(struct learner_device *device, const struct learner_op *op,
+                                 size_t batch, bool train, struct delta_error *err);
+    void (*run)(struct learner_device *device, const struct learner_op *op,
+                const struct learner_pass *pass);
+    size_t (*memory_bytes)(const struct learner_device *device); /* what prepare took */
+};
+
+struct learner_device { /* first member of every backend's own struct */
+    const struct learner_device_ops *ops;
+};
+
+extern const struct learner_device_ops learner_device_ref;
+extern const struct learner_device_ops learner_device_blas;
+extern const struct learner_device_ops learner_device_cuda;
+
+/* name: NULL and "auto" choose the fastest that is there.
+ *   fails    UNSUPPORTED (unknown name, or not in this build), NO_MEMORY, IO */
+DELTA_MUST_USE enum delta_status learner_device_open(struct learner_device **out, const char *name,
+                                                     int threads, struct delta_error *err);
+
+#endif
