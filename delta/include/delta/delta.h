@@ -31,8 +31,11 @@ struct delta_options {
     int zstd_level;                            /* 0: default (19) */
 };
 
-/* The difference; out is initialised here and holds an unsigned file image.
- *   fails    MISMATCH (another architecture, a class removed or renamed), LIMIT, NO_MEMORY */
+/* The difference; out is initialised here and holds an unsigned file image. Any two versions of
+ * one network will do: when the target's parent is not the base, its parent travels too.
+ *   fails    MISMATCH (another architecture, other tensors, a class removed or renamed, a tensor
+ *            that grew by something else than one row per new class), NONFINITE (target),
+ *            FORMAT (provenance), LIMIT, NO_MEMORY */
 DELTA_MUST_USE enum delta_status delta_diff(const struct delta_model *base,
                                             const struct delta_model *target,
                                             const struct delta_options *options,
@@ -50,12 +53,21 @@ struct delta_entry {
     uint64_t
         shape[DELTA_TENSOR_RANK_MAX]; /* the target's; may be longer than the base's in dim 0 */
     enum delta_encoding encoding;
-    bool live_only;    /* values of live elements only, in order */
+    bool live_only;    /* values of live elements only, in order: no frozen element can change */
+    bool grown_only;   /* values of rows that the base lacks: no element of the base can change */
     uint64_t elements; /* values encoded */
     uint64_t offset;   /* into the payload area */
     uint64_t bytes;    /* encoded */
     struct delta_digest sha256;
     struct delta_digest target_sha256; /* of the whole target tensor */
+};
+
+/* A freeze plan that the target has and that is not the base's with live rows behind it. */
+struct delta_plan_change {
+    char name[DELTA_TENSOR_NAME_MAX + 1];
+    enum delta_freeze_mode mode;
+    size_t count;            /* bits; 0 for LIVE and ALL */
+    struct delta_bytes bits; /* borrowed */
 };
 
 /* An opened delta: structure is sound, payload digests are checked, trust is not. */
@@ -70,6 +82,10 @@ struct delta_reader {
     size_t classes_added_count;
     struct delta_entry *entries;
     size_t entry_count;
+    bool has_parent; /* false: the target's parent is the base */
+    struct delta_digest parent;
+    struct delta_plan_change *plans;
+    size_t plan_count;
     struct delta_bytes header;     /* borrowed */
     struct delta_bytes signatures; /* borrowed; empty: unsigned */
     struct delta_bytes payload;    /* borrowed */
@@ -85,7 +101,9 @@ delta_reader_init(struct delta_reader *out, struct delta_bytes file, struct delt
 void delta_reader_release(struct delta_reader *reader);
 
 /* base + delta. `out` is written on success only.
- *   fails    BASE_UNKNOWN (base has another digest), DIGEST, FORMAT, MISMATCH, NO_MEMORY */
+ * Allocates no more than the base, its rows grown by the classes added, and one tensor besides.
+ *   fails    BASE_UNKNOWN (base has another digest), DIGEST, FORMAT, MISMATCH, LIMIT,
+ *            NONFINITE (names tensor and element), NO_MEMORY */
 DELTA_MUST_USE enum delta_status delta_apply(const struct delta_model *base,
                                              const struct delta_reader *reader,
                                              struct delta_model *out, struct delta_error *err);

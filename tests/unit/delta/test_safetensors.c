@@ -68,11 +68,11 @@ static void safetensors_lies_are_refused(void **state)
          ",\"fc.bias\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[24,32]}}",
          32, DELTA_FORMAT, "dimension 0"},
         {"{" META "," FCW ",\"fc.bias\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],"
-                          "\"data_offsets\":[24,32]}"
+         "\"data_offsets\":[24,32]}"
          "}",
          32, DELTA_LIMIT, "fc.bias"},
         {"{" META "," FCW ",\"fc.bias\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_"
-                          "offsets\":[24,32]}}",
+         "offsets\":[24,32]}}",
          32, DELTA_LIMIT, "fc.bias"},
         {"{" META "," FCW
          ",\"fc.bias\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[24,24]}}",
@@ -176,7 +176,7 @@ static void safetensors_counters_are_left_out(void **state)
 {
     static const char json[] =
         "{" META "," FCW "," FCB ",\"bn1.num_batches_tracked\":{\"dtype\":\"I64\",\"shape\":[],"
-                                 "\"data_offsets\":[32,40]}}   ";
+        "\"data_offsets\":[32,40]}}   ";
     struct delta_error err = DELTA_ERROR_INIT;
     struct delta_model model;
     size_t len;

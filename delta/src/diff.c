@@ -1,0 +1,371 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "codec.h"
+#include "pack.h"
+#include "provenance.h"
+
+/* One tensor of the base beside the target's of the same name. */
+struct change {
+    const struct delta_tensor *base;
+    const struct delta_tensor *target;
+    bool changed; /* values or shape */
+    bool planned; /* freeze plan, beyond rows that grew */
+    enum delta_scope scope;
+    enum delta_encoding encoding;
+    size_t elements;
+    size_t bytes;
+    struct delta_digest sha256;
+    struct delta_digest target_sha256;
+    struct delta_digest bits_sha256;
+};
+
+struct work {
+    struct change *changes; /* in name order */
+    size_t count;
+    struct delta_buf payload;
+    size_t classes_added;
+    int level;
+};
+
+static enum delta_status check_pair(const struct delta_tensor *base,
+                                    const struct delta_tensor *target, size_t classes_added,
+                                    struct delta_error *err)
+{
+    if (strcmp(base->name, target->name) != 0)
+        return delta_fail(err, DELTA_MISMATCH, "only one of the models has tensor '%s'",
+                          strcmp(base->name, target->name) < 0 ? base->name : target->name);
+    if (base->rank != target->rank ||
+        memcmp(base->shape + 1, target->shape + 1, (base->rank - 1) * sizeof base->shape[0]) != 0)
+        return delta_fail(err, DELTA_MISMATCH, "tensor '%s' has another shape in the target",
+                          base->name);
+    if (target->shape[0] != base->shape[0] && target->shape[0] - base->shape[0] != classes_added)
+        return delta_fail(err, DELTA_MISMATCH,
+                          "tensor '%s' goes from %llu to %llu rows, but %zu classes are new",
+                          base->name, (unsigned long long)base->shape[0],
+                          (unsigned long long)target->shape[0], classes_added);
+    return DELTA_OK;
+}
+
+static enum delta_status pair_up(const struct delta_model *base, const struct delta_model *target,
+                                 struct work *work, struct delta_error *err)
+{
+    size_t *a = NULL, *b = NULL;
+    enum delta_status st;
+
+    if (base->tensor_count != target->tensor_count)
+        return delta_fail(err, DELTA_MISMATCH, "the base has %zu tensors, the target %zu",
+                          base->tensor_count, target->tensor_count);
+    work->count = base->tensor_count;
+    work->changes = delta_calloc(work->count, sizeof *work->changes);
+    if (!work->changes)
+        return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu tensors", work->count);
+    st = delta_model_order(base, &a, err);
+    if (!st)
+        st = delta_model_order(target, &b, err);
+    for (size_t i = 0; i < work->count && !st; i++) {
+        work->changes[i].base = &base->tensors[a[i]];
+        work->changes[i].target = &target->tensors[b[i]];
+        st = check_pair(work->changes[i].base, work->changes[i].target, work->classes_added, err);
+    }
+    free(a);
+    free(b);
+    return st;
+}
+
+static enum delta_status check_models(const struct delta_model *base,
+                                      const struct delta_model *target, struct delta_error *err)
+{
+    if (!delta_arch_equal(&base->arch, &target->arch))
+        return delta_fail(err, DELTA_MISMATCH,
+                          "base and target differ in architecture ('%s' width %u, '%s' width %u) "
+                          "or input",
+                          base->arch.name, base->arch.width, target->arch.name, target->arch.width);
+    if (target->class_count < base->class_count)
+        return delta_fail(err, DELTA_MISMATCH, "the target has %zu classes, the base %zu",
+                          target->class_count, base->class_count);
+    for (size_t i = 0; i < base->class_count; i++)
+        if (strcmp(base->classes[i].text, target->classes[i].text) != 0)
+            return delta_fail(err, DELTA_MISMATCH,
+                              "class %zu is '%s' in the base, '%s' in the "
+                              "target",
+                              i, base->classes[i].text, target->classes[i].text);
+    return delta_model_check_finite(target, err);
+}
+
+static bool same_plan(const struct delta_freeze *a, const struct delta_freeze *b)
+{
+    return a->mode == b->mode && a->count == b->count &&
+           (a->count == 0 || memcmp(a->bits, b->bits, delta_freeze_bytes(a)) == 0);
+}
+
+/* A copy of the base's tensor with the target's shape: zero rows appended, plan extended. */
+static enum delta_status grown_copy(const struct delta_tensor *base, uint64_t rows,
+                                    struct delta_tensor *out, struct delta_error *err)
+{
+    enum delta_status st;
+
+    *out = *base;
+    out->freeze = (struct delta_freeze){DELTA_FREEZE_LIVE, NULL, 0};
+    out->data = delta_calloc_aligned(base->count, sizeof *out->data);
+    if (!out->data)
+        return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate tensor '%s'", base->name);
+    memcpy(out->data, base->data, base->count * sizeof *out->data);
+    st =
+        delta_tensor_set_freeze(out, base->freeze.mode, base->freeze.bits, base->freeze.count, err);
+    return st ? st : delta_tensor_grow(out, rows, err);
+}
+
+/* The narrowest scope that holds every change. */
+static enum delta_scope scope_of(const struct delta_tensor *grown,
+                                 const struct delta_tensor *target, size_t base_count)
+{
+    if (target->count > base_count &&
+        memcmp(grown->data, target->data, base_count * sizeof(float)) == 0)
+        return DELTA_SCOPE_NEW;
+    for (size_t i = 0; i < base_count; i++)
+        if (memcmp(&grown->data[i], &target->data[i], sizeof(float)) != 0 &&
+            delta_tensor_is_frozen(grown, i))
+            return DELTA_SCOPE_ALL;
+    return DELTA_SCOPE_LIVE;
+}
+
+static enum delta_status pad_payload(struct delta_buf *payload, struct delta_error *err)
+{
+    size_t at = payload->len;
+
+    if (!delta_frame_align(&at))
+        return delta_fail(err, DELTA_LIMIT, "payloads are too large");
+    return delta_buf_extend(payload, at - payload->len, NULL, err);
+}
+
+static enum delta_status encode_values(struct work *work, struct change *change,
+                                       const struct delta_tensor *grown, struct delta_error *err)
+{
+    const size_t base_count = change->base->count;
+    uint32_t *values, *from;
+    size_t start;
+    enum delta_status st = pad_payload(&work->payload, err);
+
+    if (st)
+        return st;
+    start = work->payload.len;
+    change->scope = scope_of(grown, change->target, base_count);
+    change->elements = delta_scope_count(grown, change->scope, base_count);
+    values = delta_calloc(change->elements, sizeof *values);
+    from = delta_calloc(change->elements, sizeof *from);
+    if (!values || !from) {
+        st = delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu values", change->elements);
+        goto done;
+    }
+    delta_scope_gather(grown, change->scope, base_count, change->target->data, values);
+    delta_scope_gather(grown, change->scope, base_count, grown->data, from);
+    st = delta_codec_encode(values, from, change->elements, work->level, &work->payload,
+                            &change->encoding, err);
+    if (st)
+        goto done;
+    change->bytes = work->payload.len - start;
+    change->sha256 = delta_sha256(delta_bytes(work->payload.data + start, change->bytes));
+    change->target_sha256 =
+        delta_sha256(delta_bytes(change->target->data, change->target->count * sizeof(float)));
+done:
+    free(values);
+    free(from);
+    return st;
+}
+
+static enum delta_status encode_change(struct work *work, struct change *change,
+                                       struct delta_error *err)
+{
+    const struct delta_tensor *base = change->base, *target = change->target;
+    struct delta_tensor grown = {.rank = 0};
+    enum delta_status st = DELTA_OK;
+
+    change->changed = base->count != target->count ||
+                      memcmp(base->data, target->data, base->count * sizeof(float)) != 0;
+    if (base->count == target->count) {
+        change->planned = !same_plan(&base->freeze, &target->freeze);
+        return change->changed ? encode_values(work, change, base, err) : DELTA_OK;
+    }
+    st = grown_copy(base, target->shape[0] - base->shape[0], &grown, err);
+    if (!st)
+        change->planned = !same_plan(&grown.freeze, &target->freeze);
+    if (!st)
+        st = encode_values(work, change, &grown, err);
+    free(grown.data);
+    free(grown.freeze.bits);
+    return st;
+}
+
+/* Bitmaps of changed plans lie behind all values. */
+static enum delta_status encode_plans(struct work *work, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    for (size_t i = 0; i < work->count && !st; i++) {
+        const struct delta_freeze *plan = &work->changes[i].target->freeze;
+        const struct delta_bytes bits = delta_bytes(plan->bits, delta_freeze_bytes(plan));
+        if (!work->changes[i].planned || bits.len == 0)
+            continue;
+        work->changes[i].bits_sha256 = delta_sha256(bits);
+        st = pad_payload(&work->payload, err);
+        if (!st)
+            st = delta_buf_append(&work->payload, bits.data, bits.len, err);
+    }
+    return st;
+}
+
+/* ---- header ---- */
+
+static void put_digest(struct delta_msg_out *out, const char *key, const struct delta_digest *value)
+{
+    delta_msg_str(out, key);
+    delta_msg_bin(out, value->bytes, DELTA_DIGEST_BYTES);
+}
+
+static void put_entry(struct delta_msg_out *out, const struct change *change)
+{
+    delta_msg_map(out, 8);
+    delta_msg_str(out, "enc");
+    delta_msg_str(out, change->encoding == DELTA_ENCODING_RAW ? "raw" : "zstd");
+    delta_msg_str(out, "len");
+    delta_msg_uint(out, change->bytes);
+    delta_msg_str(out, "n");
+    delta_msg_uint(out, change->elements);
+    delta_msg_str(out, "name");
+    delta_msg_str(out, change->target->name);
+    delta_msg_str(out, "scope");
+    delta_msg_str(out, delta_scope_name(change->scope));
+    put_digest(out, "sha", &change->sha256);
+    delta_msg_str(out, "shape");
+    delta_shape_pack(out, change->target->rank, change->target->shape);
+    put_digest(out, "to", &change->target_sha256);
+}
+
+static void put_plan(struct delta_msg_out *out, const struct change *change)
+{
+    const struct delta_freeze *plan = &change->target->freeze;
+    const bool bits = plan->count > 0;
+
+    delta_msg_map(out, bits ? 4 : 2);
+    if (bits) {
+        delta_msg_str(out, "bits");
+        delta_msg_uint(out, plan->count);
+    }
+    delta_msg_str(out, "mode");
+    delta_msg_str(out, delta_freeze_name(plan->mode));
+    delta_msg_str(out, "name");
+    delta_msg_str(out, change->target->name);
+    if (bits)
+        put_digest(out, "sha", &change->bits_sha256);
+}
+
+static void put_lists(struct delta_msg_out *out, const struct work *work, bool plans)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < work->count; i++)
+        count += plans ? work->changes[i].planned : work->changes[i].changed;
+    delta_msg_array(out, count);
+    for (size_t i = 0; i < work->count; i++) {
+        if (plans && work->changes[i].planned)
+            put_plan(out, &work->changes[i]);
+        if (!plans && work->changes[i].changed)
+            put_entry(out, &work->changes[i]);
+    }
+}
+
+/* What the header says about the two ends. */
+struct ends {
+    const struct delta_model *target_model;
+    size_t first_new; /* index of the first added class */
+    struct delta_digest base, target;
+    const struct delta_provenance *provenance;
+};
+
+static enum delta_status encode_header(const struct ends *ends, const struct work *work,
+                                       struct delta_buf *out, struct delta_error *err)
+{
+    const struct delta_model *target = ends->target_model;
+    const bool own_parent = !delta_digest_equal(&target->parent, &ends->base);
+    struct delta_msg_out msg = {out, DELTA_OK};
+    bool plans = false;
+    size_t used;
+
+    delta_buf_init(out, DELTA_HEADER_MAX);
+    for (size_t i = 0; i < work->count; i++)
+        plans |= work->changes[i].planned;
+    delta_msg_map(&msg, 7u + (ends->provenance != NULL) + own_parent + plans);
+    delta_msg_str(&msg, "arch");
+    delta_arch_pack(&msg, &target->arch);
+    put_digest(&msg, "base", &ends->base);
+    delta_msg_str(&msg, "classes");
+    delta_msg_array(&msg, work->classes_added);
+    for (size_t i = ends->first_new; i < target->class_count; i++)
+        delta_msg_str(&msg, target->classes[i].text);
+    delta_msg_str(&msg, "kind");
+    delta_msg_str(&msg, "delta");
+    if (ends->provenance) {
+        delta_msg_str(&msg, "made");
+        delta_provenance_pack(&msg, ends->provenance);
+    }
+    if (own_parent) {
+        delta_msg_str(&msg, "parent");
+        delta_msg_bin(&msg, target->parent.bytes,
+                      delta_digest_is_zero(&target->parent) ? 0 : DELTA_DIGEST_BYTES);
+    }
+    if (plans) {
+        delta_msg_str(&msg, "plan");
+        put_lists(&msg, work, true);
+    }
+    delta_msg_str(&msg, "schema");
+    delta_msg_uint(&msg, DELTA_SCHEMA);
+    put_digest(&msg, "target", &ends->target);
+    delta_msg_str(&msg, "tensors");
+    put_lists(&msg, work, false);
+    if (msg.status)
+        return delta_fail(err, msg.status, "delta header exceeds %zu bytes", DELTA_HEADER_MAX);
+    return delta_msg_scan(delta_buf_bytes(out), &used, err);
+}
+
+enum delta_status delta_diff(const struct delta_model *base, const struct delta_model *target,
+                             const struct delta_options *options, struct delta_buf *out,
+                             struct delta_error *err)
+{
+    struct ends ends = {.target_model = target,
+                        .first_new = base->class_count,
+                        .provenance = options ? options->provenance : NULL};
+    struct work work = {.level = options ? options->zstd_level : 0};
+    struct delta_buf header = {0};
+    uint8_t *payload;
+    enum delta_status st = check_models(base, target, err);
+
+    *out = (struct delta_buf){0};
+    delta_buf_init(&work.payload, DELTA_CONTAINER_MAX);
+    if (!st && ends.provenance)
+        st = delta_provenance_check(ends.provenance, err);
+    if (!st)
+        st = delta_model_digest(base, &ends.base, err);
+    if (!st)
+        st = delta_model_digest(target, &ends.target, err);
+    if (st)
+        goto done;
+    work.classes_added = target->class_count - base->class_count;
+    st = pair_up(base, target, &work, err);
+    for (size_t i = 0; i < work.count && !st; i++)
+        st = encode_change(&work, &work.changes[i], err);
+    if (!st)
+        st = encode_plans(&work, err);
+    if (!st)
+        st = encode_header(&ends, &work, &header, err);
+    if (!st)
+        st = delta_frame_build(DELTA_CONTAINER_DELTA, delta_buf_bytes(&header), work.payload.len,
+                               out, &payload, err);
+    if (!st && work.payload.len)
+        memcpy(payload, work.payload.data, work.payload.len);
+done:
+    free(work.changes);
+    delta_buf_release(&work.payload);
+    delta_buf_release(&header);
+    return st;
+}
