@@ -1,0 +1,98 @@
+#include <stdio.h>
+
+#include "learner_verbs.h"
+
+static const struct delta_verb_help help = {
+    .program = LEARNER_PROGRAM,
+    .verb = "exemplars",
+    .operands = "",
+    .summary = "Chooses the old samples that a device keeps for replay, and probes for its tests.",
+    .details =
+        "Replay samples are herded: greedily those whose mean feature comes closest to the "
+        "class mean. Probes are drawn by seed from the others and never trained on. The file "
+        "stays on the device; its mode is 0600.\n\n" LEARNER_DATA_HELP,
+};
+
+int learner_cmd_exemplars(int argc, char **argv)
+{
+    struct learner_common common = LEARNER_COMMON_INIT;
+    const char *model_path = NULL, *source = NULL, *order = NULL, *out = NULL;
+    int64_t per_class = 20, probes = 5, pool = 100;
+    struct delta_opt opts[] = {{.name = "model",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &model_path,
+                                .arg = "FILE",
+                                .help = "model whose features count",
+                                .required = true},
+                               {.name = "data",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &source,
+                                .arg = "SOURCE",
+                                .help = "images of the classes that it knows",
+                                .env = "FROSTLINE_DATA",
+                                .required = true},
+                               {.name = "order",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &order,
+                                .arg = "FILE",
+                                .help = "labels of unnamed outputs, one a line"},
+                               {.name = "per-class",
+                                .kind = DELTA_OPT_INT,
+                                .value = &per_class,
+                                .arg = "N",
+                                .help = "samples to replay per class",
+                                .low = 1,
+                                .high = 10000},
+                               {.name = "probes",
+                                .kind = DELTA_OPT_INT,
+                                .value = &probes,
+                                .arg = "N",
+                                .help = "samples to test with per class",
+                                .low = 0,
+                                .high = 10000},
+                               {.name = "pool",
+                                .kind = DELTA_OPT_INT,
+                                .value = &pool,
+                                .arg = "N",
+                                .help = "images per class to choose from, 0 = all",
+                                .low = 0,
+                                .high = 1e9},
+                               {.name = "out",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &out,
+                                .arg = "FILE",
+                                .help = "exemplar file to write",
+                                .required = true},
+                               LEARNER_OPT_SEED(common),
+                               LEARNER_OPT_JSON(common),
+                               {0}};
+    struct learner_exemplars exemplars = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct learner_samples data = LEARNER_SAMPLES_INIT;
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    int first, rc = delta_opt_parse(&help, opts, argc, argv, &first);
+    enum delta_status st;
+
+    if (rc >= 0)
+        return rc;
+    st = learner_model_open(&model, &data, model_path, source, LEARNER_SPLIT_TRAIN, order, 0, NULL,
+                            &err);
+    if (!st)
+        st = learner_samples_known(&data, &model, (size_t)pool, &err);
+    if (!st)
+        st = learner_exemplars_choose(&exemplars, &model, &data, (size_t)per_class, (size_t)probes,
+                                      (uint64_t)common.seed, &err);
+    if (!st)
+        st = learner_exemplars_save(&exemplars, out, &err);
+    if (!st && common.json)
+        learner_print_json(json_pack(
+            "{s:s, s:I, s:I, s:I}", "out", out, "replay", (json_int_t)exemplars.replay.count,
+            "probe", (json_int_t)exemplars.probe.count, "classes", (json_int_t)data.class_count));
+    else if (!st)
+        printf("%zu samples to replay and %zu probes of %zu classes in '%s'\n",
+               exemplars.replay.count, exemplars.probe.count, data.class_count, out);
+    learner_exemplars_release(&exemplars);
+    learner_samples_release(&data);
+    delta_model_release(&model);
+    return st ? delta_cli_fail(&help, &err) : 0;
+}

@@ -1,0 +1,389 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "delta/delta.h"
+#include "delta/file.h"
+#include "learner_verbs.h"
+
+#ifndef FROSTLINE_VERSION
+#define FROSTLINE_VERSION "unknown"
+#endif
+
+static const struct delta_verb_help help = {
+    .program = LEARNER_PROGRAM,
+    .verb = "learn",
+    .operands = "",
+    .summary =
+        "Teaches a model the classes of a folder: one folder of PNG or JPEG files per class.",
+    .details =
+        "Methods: frostline fits only the new classifier rows on cached features, in seconds; "
+        "freeze is the published method (new samples, then replay and distillation, with the "
+        "model's freeze plan); finetune and do-nothing are baselines.\n\n"
+        "A guard tests the result on the probe images of the exemplar file and on samples held "
+        "out; what fails is rejected with exit status 1, and nothing is written.\n\n"
+        "With --classes, --new is a data source. " LEARNER_DATA_HELP,
+};
+
+struct learn {
+    struct learner_common common;
+    const char *model_path, *fresh_path, *classes, *exemplar_path, *method;
+    const char *out, *delta_path, *exemplars_out, *labels, *order;
+    int64_t epochs_new, epochs_tune, batch, per_class, keep, probes;
+    double ratio, lr, temperature, kd_weight, max_old_drop, min_new_recall;
+
+    struct delta_model base, learned;
+    struct learner_samples fresh;
+    struct learner_exemplars exemplars;
+    struct learner_report report;
+};
+
+static void learn_release(struct learn *l)
+{
+    delta_model_release(&l->base);
+    delta_model_release(&l->learned);
+    learner_samples_release(&l->fresh);
+    learner_exemplars_release(&l->exemplars);
+}
+
+/* Class folders one by one, so that what was resized or left out can be told. */
+static enum delta_status read_folders(struct learn *l, struct delta_error *err)
+{
+    const struct delta_arch *arch = &l->base.arch;
+    struct delta_dir_list list = {0};
+    struct stat info;
+    char path[4200];
+    enum delta_status st = delta_dir_read(&list, l->fresh_path, 10000, err);
+
+    for (size_t i = 0; !st && i < list.count; i++) {
+        struct learner_samples one = LEARNER_SAMPLES_INIT;
+        struct learner_folder_report found;
+        struct delta_class_id id;
+        st = delta_path_join(path, sizeof path, l->fresh_path, list.names[i], err);
+        if (st || stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
+            continue;
+        st = delta_class_id_make(&id, list.names[i], err);
+        if (!st)
+            st = learner_samples_folder(&one, path, &id, arch->height, arch->image_width, 0, &found,
+                                        err);
+        if (!st && found.skipped)
+            fprintf(stderr, "%s learn: '%s': left out %zu of %zu files: %s\n", LEARNER_PROGRAM,
+                    path, found.skipped, found.skipped + found.read, found.first_problem);
+        if (!st && found.resized)
+            fprintf(stderr, "%s learn: '%s': resized %zu images to %ux%u\n", LEARNER_PROGRAM, path,
+                    found.resized, arch->image_width, arch->height);
+        if (!st)
+            st = learner_samples_append(&l->fresh, &one, err);
+        learner_samples_release(&one);
+    }
+    delta_dir_list_release(&list);
+    if (!st && l->fresh.count == 0)
+        st = delta_fail(err, DELTA_NOT_FOUND,
+                        "'%s' holds no class folder; put images into '%s/CLASS/'", l->fresh_path,
+                        l->fresh_path);
+    return st;
+}
+
+static enum delta_status read_source(struct learn *l, struct delta_error *err)
+{
+    struct learner_samples data = LEARNER_SAMPLES_INIT;
+    struct delta_class_id *classes = NULL;
+    size_t count = 0;
+    enum delta_status st =
+        learner_samples_open_sized(&data, l->fresh_path, LEARNER_SPLIT_TRAIN, l->base.arch.height,
+                                   l->base.arch.image_width, err);
+
+    if (!st)
+        st = learner_classes_pick(&classes, &count, l->classes, &data, NULL, err);
+    if (!st)
+        st = learner_samples_select(&l->fresh, &data, classes, count, (size_t)l->per_class, err);
+    free(classes);
+    learner_samples_release(&data);
+    return st;
+}
+
+static struct learner_increment_options options_of(const struct learn *l)
+{
+    struct learner_increment_options options = learner_increment_defaults(l->method);
+
+    options.ratio = l->ratio;
+    options.epochs_new = l->epochs_new >= 0 ? (int)l->epochs_new : options.epochs_new;
+    options.epochs_tune = l->epochs_tune >= 0 ? (int)l->epochs_tune : options.epochs_tune;
+    options.batch = l->batch > 0 ? (size_t)l->batch : options.batch;
+    options.lr = l->lr >= 0 ? l->lr : options.lr;
+    options.temperature = l->temperature > 0 ? l->temperature : options.temperature;
+    options.kd_weight = l->kd_weight >= 0 ? l->kd_weight : options.kd_weight;
+    options.max_old_drop = l->max_old_drop >= 0 ? l->max_old_drop : options.max_old_drop;
+    options.min_new_recall = l->min_new_recall >= 0 ? l->min_new_recall : options.min_new_recall;
+    return options;
+}
+
+static enum delta_status write_delta(const struct learn *l, size_t *bytes, struct delta_error *err)
+{
+    struct delta_provenance told = {.software = "frostline " FROSTLINE_VERSION,
+                                    .new_samples = (uint32_t)l->report.new_images,
+                                    .replay_samples = (uint32_t)l->report.replay_images,
+                                    .tested_old = (uint32_t)l->report.probe_images,
+                                    .old_before = l->report.old_before,
+                                    .old_after = l->report.old_after,
+                                    .tested_new = (uint32_t)l->report.held_out_new,
+                                    .new_recall = l->report.new_recall};
+    const struct delta_options options = {.provenance = &told};
+    struct delta_buf file = {0};
+    enum delta_status st;
+
+    memcpy(told.method, l->report.method, sizeof told.method);
+    st = delta_diff(&l->base, &l->learned, &options, &file, err);
+    if (!st)
+        st = delta_file_write(l->delta_path, delta_buf_bytes(&file), 0644, err);
+    *bytes = file.len;
+    delta_buf_release(&file);
+    return st;
+}
+
+static void print_report(const struct learn *l, bool accepted, size_t delta_bytes)
+{
+    const struct learner_report *r = &l->report;
+    struct delta_digest digest;
+    char hex[DELTA_DIGEST_HEX] = "", human[16];
+
+    if (accepted && delta_model_digest(&l->learned, &digest, NULL) == DELTA_OK)
+        delta_digest_hex(hex, &digest);
+    if (!l->common.json) {
+        printf("%s: %zu new samples, %zu replayed; old %.1f -> %.1f %% on %zu probes, new %.1f %% "
+               "on %zu held out; %.1f s, %zu old elements changed\n",
+               r->method, r->new_images, r->replay_images, 100 * r->old_before, 100 * r->old_after,
+               r->probe_images, 100 * r->new_recall, r->held_out_new, r->seconds, r->live_changed);
+        if (accepted)
+            printf("'%s' is %s\n", l->out, hex);
+        if (accepted && l->delta_path)
+            printf("'%s' has %s\n", l->delta_path, delta_human_bytes(human, (double)delta_bytes));
+        return;
+    }
+    json_t *json = json_pack(
+        "{s:s, s:b, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I}", "method", r->method,
+        "accepted", accepted, "new_images", (json_int_t)r->new_images, "held_out_new",
+        (json_int_t)r->held_out_new, "replay_images", (json_int_t)r->replay_images, "probe_images",
+        (json_int_t)r->probe_images, "old_before", r->old_before, "old_after", r->old_after,
+        "new_recall", r->new_recall, "image_passes", r->image_passes, "seconds", r->seconds,
+        "live_changed", (json_int_t)r->live_changed);
+    if (accepted)
+        json_object_set_new(json, "model", json_string(hex));
+    if (accepted && l->delta_path)
+        json_object_set_new(json, "delta_bytes", json_integer((json_int_t)delta_bytes));
+    learner_print_json(json);
+}
+
+static enum delta_status load(struct learn *l, struct delta_error *err)
+{
+    enum delta_status st = learner_model_open(&l->base, NULL, l->model_path, l->labels,
+                                              LEARNER_SPLIT_TEST, l->order, 0, NULL, err);
+
+    if (!st)
+        st = l->classes ? read_source(l, err) : read_folders(l, err);
+    if (!st && l->exemplar_path)
+        st = learner_exemplars_load(&l->exemplars, l->exemplar_path, err);
+    return st;
+}
+
+static enum delta_status run(struct learn *l, struct delta_error *err)
+{
+    const struct learner_budget *budget = learner_common_budget(&l->common);
+    const struct learner_increment_options options = options_of(l);
+    size_t delta_bytes = 0;
+    enum delta_status st = load(l, err);
+
+    if (!st)
+        st = learner_increment(&l->learned, &l->base, &l->fresh,
+                               l->exemplar_path ? &l->exemplars : NULL, &options, budget,
+                               &l->report, err);
+    learner_common_done(&l->common);
+    if (st == DELTA_REJECTED)
+        print_report(l, false, 0);
+    if (st)
+        return st;
+    st = delta_model_save(&l->learned, l->out, err);
+    if (!st && l->delta_path)
+        st = write_delta(l, &delta_bytes, err);
+    if (!st && l->exemplars_out) {
+        st = learner_exemplars_add(&l->exemplars, &l->learned, &l->fresh, (size_t)l->keep,
+                                   (size_t)l->probes, (uint64_t)l->common.seed, err);
+        if (!st)
+            st = learner_exemplars_save(&l->exemplars, l->exemplars_out, err);
+    }
+    if (!st)
+        print_report(l, true, delta_bytes);
+    return st;
+}
+
+/* The option table is long because the methods have many knobs. */
+static int parse(struct learn *l, int argc, char **argv)
+{
+    int first;
+    struct delta_opt opts[] = {{.name = "model",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->model_path,
+                                .arg = "FILE",
+                                .help = "base model",
+                                .required = true},
+                               {.name = "new",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->fresh_path,
+                                .arg = "DIR",
+                                .help = "class folders with new samples",
+                                .required = true},
+                               {.name = "classes",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->classes,
+                                .arg = "A,B",
+                                .help = "take these classes of the data source that --new names"},
+                               {.name = "per-class",
+                                .kind = DELTA_OPT_INT,
+                                .value = &l->per_class,
+                                .arg = "N",
+                                .help = "with --classes: samples per class, 0 = all",
+                                .low = 0,
+                                .high = 1e9},
+                               {.name = "exemplars",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->exemplar_path,
+                                .arg = "FILE",
+                                .help = "old samples to replay and to test with"},
+                               {.name = "method",
+                                .kind = DELTA_OPT_CHOICE,
+                                .value = &l->method,
+                                .choices = "frostline|freeze|finetune|do-nothing",
+                                .help = "how to learn"},
+                               {.name = "ratio",
+                                .kind = DELTA_OPT_REAL,
+                                .value = &l->ratio,
+                                .arg = "R",
+                                .help = "freeze: share frozen per layer; -1: the model's plan",
+                                .low = -1,
+                                .high = 1},
+                               {.name = "epochs-new",
+                                .kind = DELTA_OPT_INT,
+                                .value = &l->epochs_new,
+                                .arg = "N",
+                                .help = "epochs on new samples only; -1: the method's",
+                                .low = -1,
+                                .high = 10000},
+                               {.name = "epochs-tune",
+                                .kind = DELTA_OPT_INT,
+                                .value = &l->epochs_tune,
+                                .arg = "N",
+                                .help = "epochs with replay; -1: the method's",
+                                .low = -1,
+                                .high = 10000},
+                               {.name = "batch",
+                                .kind = DELTA_OPT_INT,
+                                .value = &l->batch,
+                                .arg = "N",
+                                .help = "images per step; 0: the method's",
+                                .low = 0,
+                                .high = 1024},
+                               {.name = "lr",
+                                .kind = DELTA_OPT_REAL,
+                                .value = &l->lr,
+                                .arg = "X",
+                                .help = "step size; -1: the method's",
+                                .low = -1,
+                                .high = 10},
+                               {.name = "temperature",
+                                .kind = DELTA_OPT_REAL,
+                                .value = &l->temperature,
+                                .arg = "T",
+                                .help = "of distillation; 0: the method's",
+                                .low = 0,
+                                .high = 100},
+                               {.name = "kd-weight",
+                                .kind = DELTA_OPT_REAL,
+                                .value = &l->kd_weight,
+                                .arg = "X",
+                                .help = "weight of distillation; -1: the method's",
+                                .low = -1,
+                                .high = 1000},
+                               {.name = "max-old-drop",
+                                .kind = DELTA_OPT_REAL,
+                                .value = &l->max_old_drop,
+                                .arg = "X",
+                                .help = "guard: loss on old classes, 0..1; -1: the method's",
+                                .low = -1,
+                                .high = 1},
+                               {.name = "min-new-recall",
+                                .kind = DELTA_OPT_REAL,
+                                .value = &l->min_new_recall,
+                                .arg = "X",
+                                .help = "guard: recall of new classes, 0..1; -1: the method's",
+                                .low = -1,
+                                .high = 1},
+                               {.name = "data",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->labels,
+                                .arg = "SOURCE",
+                                .help = "names the outputs of a safetensors model"},
+                               {.name = "order",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->order,
+                                .arg = "FILE",
+                                .help = "labels of unnamed outputs, one a line"},
+                               {.name = "out",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->out,
+                                .arg = "FILE",
+                                .help = "model file to write",
+                                .required = true},
+                               {.name = "delta",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->delta_path,
+                                .arg = "FILE",
+                                .help = "also write the difference from the base"},
+                               {.name = "exemplars-out",
+                                .kind = DELTA_OPT_TEXT,
+                                .value = &l->exemplars_out,
+                                .arg = "FILE",
+                                .help = "also write the exemplars with the new classes"},
+                               {.name = "keep",
+                                .kind = DELTA_OPT_INT,
+                                .value = &l->keep,
+                                .arg = "N",
+                                .help = "new samples to keep for replay, per class",
+                                .low = 1,
+                                .high = 10000},
+                               {.name = "probes",
+                                .kind = DELTA_OPT_INT,
+                                .value = &l->probes,
+                                .arg = "N",
+                                .help = "new samples to keep for tests, per class",
+                                .low = 0,
+                                .high = 10000},
+                               LEARNER_OPT_DEVICE(l->common),
+                               LEARNER_OPT_SEED(l->common),
+                               LEARNER_OPT_JSON(l->common),
+                               {0}};
+
+    return delta_opt_parse(&help, opts, argc, argv, &first);
+}
+
+int learner_cmd_learn(int argc, char **argv)
+{
+    struct learn l = {.common = LEARNER_COMMON_INIT,
+                      .method = "frostline",
+                      .ratio = -1,
+                      .epochs_new = -1,
+                      .epochs_tune = -1,
+                      .lr = -1,
+                      .kd_weight = -1,
+                      .max_old_drop = -1,
+                      .min_new_recall = -1,
+                      .keep = 20,
+                      .probes = 5};
+    struct delta_error err = DELTA_ERROR_INIT;
+    int rc = parse(&l, argc, argv);
+
+    if (rc < 0)
+        rc = run(&l, &err) ? delta_cli_fail(&help, &err) : 0;
+    learn_release(&l);
+    return rc;
+}

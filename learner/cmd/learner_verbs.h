@@ -1,0 +1,112 @@
+/* What the verbs of frostline-learn share: options that several take, models with their outputs
+ * named, class lists from a command line, and the budget. Part of a program: it prints. */
+#ifndef LEARNER_VERBS_H
+#define LEARNER_VERBS_H
+
+#include <jansson.h>
+
+#include "delta/cli.h"
+#include "learner/learn.h"
+
+#define LEARNER_PROGRAM "frostline-learn"
+
+/* The options of the table below; zero-initialise with LEARNER_COMMON_INIT. */
+struct learner_common {
+    const char *device;
+    int64_t threads;
+    int64_t seed;
+    bool json;
+    /* filled by learner_common_budget */
+    struct learner_budget budget;
+    struct delta_progress progress;
+    char stage[64];
+};
+
+#define LEARNER_COMMON_INIT                                                                        \
+    {                                                                                              \
+        .device = "auto", .seed = 1                                                                \
+    }
+
+/* Rows for an option table. */
+#define LEARNER_OPT_DEVICE(c)                                                                      \
+    {.name = "device",                                                                             \
+     .kind = DELTA_OPT_CHOICE,                                                                     \
+     .value = &(c).device,                                                                         \
+     .choices = "ref|blas|cuda|auto",                                                              \
+     .help = "where to compute",                                                                   \
+     .env = "FROSTLINE_DEVICE"},                                                                   \
+    {                                                                                              \
+        .name = "threads", .kind = DELTA_OPT_INT, .value = &(c).threads, .arg = "N",               \
+        .help = "threads to use, 0 = all cores", .low = 0, .high = 1024                            \
+    }
+#define LEARNER_OPT_SEED(c)                                                                        \
+    {                                                                                              \
+        .name = "seed", .kind = DELTA_OPT_INT, .value = &(c).seed, .arg = "N",                     \
+        .help = "seed of everything random", .low = 0, .high = 9e15                                \
+    }
+#define LEARNER_OPT_JSON(c)                                                                        \
+    {                                                                                              \
+        .name = "json", .kind = DELTA_OPT_FLAG, .value = &(c).json,                                \
+        .help = "print one JSON object"                                                            \
+    }
+#define LEARNER_DATA_HELP                                                                          \
+    "A data SOURCE is a directory with CIFAR-100's binaries (train.bin, test.bin, "                \
+    "fine_label_names.txt, or cifar-100-binary/ with them), a directory of class folders with "    \
+    "PNG or JPEG images (or with train/ and test/ of such), or "                                   \
+    "'synthetic[:classes=N,train=N,test=N,seed=N]', images drawn by a program."
+
+/* The budget that the options ask for, with a progress line; valid as long as *common. */
+const struct learner_budget *learner_common_budget(struct learner_common *common);
+void learner_common_done(struct learner_common *common); /* ends the progress line */
+
+/* Data-set labels, one a line (a class order); free() *labels.
+ *   fails    NOT_FOUND, FORMAT names the line, LIMIT */
+DELTA_MUST_USE enum delta_status learner_order_read(long **labels, size_t *count, const char *path,
+                                                    struct delta_error *err);
+
+/* The classes of a source in its own order or in that of an order file (may be NULL).
+ *   out      free(); *count of them */
+DELTA_MUST_USE enum delta_status learner_classes_ordered(struct delta_class_id **out, size_t *count,
+                                                         const struct learner_samples *data,
+                                                         const char *order_path,
+                                                         struct delta_error *err);
+
+/* What --classes means: NULL or "" = all, a number = the first so many, else names with commas. */
+DELTA_MUST_USE enum delta_status learner_classes_pick(struct delta_class_id **out, size_t *count,
+                                                      const char *text,
+                                                      const struct learner_samples *data,
+                                                      const char *order_path,
+                                                      struct delta_error *err);
+
+/* A model of either kind. Outputs without names (a safetensors file knows none) are named by the
+ * labels of an order file or of the file itself, through the data's label names.
+ *   outputs  must be the number of outputs; 0 = not told
+ *   data     opened here when not NULL, with images as large as the model takes
+ *   digest   of the model as named; may be NULL */
+DELTA_MUST_USE enum delta_status
+learner_model_open(struct delta_model *model, struct learner_samples *data, const char *model_path,
+                   const char *source, enum learner_split split, const char *order_path,
+                   size_t outputs, struct delta_digest *digest, struct delta_error *err);
+
+/* Only images of classes that the model knows, at most per_class each (0 = all).
+ *   fails    NOT_FOUND when there is none */
+DELTA_MUST_USE enum delta_status learner_samples_known(struct learner_samples *samples,
+                                                       const struct delta_model *model,
+                                                       size_t per_class, struct delta_error *err);
+
+/* "blas": what a net of this model really runs on; "" when it cannot be built. */
+void learner_device_name(char *out, size_t size, const struct delta_model *model,
+                         const struct learner_budget *budget);
+
+/* Prints the object with its schema number on stdout and drops it. */
+void learner_print_json(json_t *json);
+
+int learner_cmd_classes(int argc, char **argv);
+int learner_cmd_eval(int argc, char **argv);
+int learner_cmd_exemplars(int argc, char **argv);
+int learner_cmd_export_images(int argc, char **argv);
+int learner_cmd_learn(int argc, char **argv);
+int learner_cmd_plan(int argc, char **argv);
+int learner_cmd_pretrain(int argc, char **argv);
+
+#endif
