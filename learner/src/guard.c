@@ -50,6 +50,29 @@ static enum delta_status test_old(struct learner_report *report, const struct le
     return st;
 }
 
+/* The training samples of classes with too few held-out ones. */
+static enum delta_status scarce_train(struct learner_samples *out,
+                                      const struct learner_trial *trial, struct delta_error *err)
+{
+    const struct learner_samples *train = trial->train, *held = trial->held;
+    struct delta_class_id *scarce = delta_calloc(train->class_count + 1, sizeof *scarce);
+    size_t count = 0;
+
+    if (!scarce)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    for (size_t k = 0; k < train->class_count; k++) {
+        size_t images =
+            0; /* train and held share one class list: both were filtered from one set */
+        for (size_t i = 0; i < held->count; i++)
+            images += held->labels[i] == (int32_t)k;
+        if (images < GUARD_MIN_HELD)
+            scarce[count++] = train->classes[k];
+    }
+    const enum delta_status st = learner_samples_select(out, train, scarce, count, 0, err);
+    free(scarce);
+    return st;
+}
+
 /* The class recalled worst, by its held-out samples where these are enough. */
 struct worst {
     const char *name;
@@ -60,15 +83,15 @@ struct worst {
 static void find_worst(struct worst *worst, const struct learner_trial *trial,
                        const struct learner_scores *train, const struct learner_scores *held)
 {
+    const struct learner_class_score none = {0, 0};
+
     for (size_t k = trial->base->class_count; k < trial->model->class_count; k++) {
-        size_t images = held->class_count ? held->classes[k].images : 0;
-        size_t correct = held->class_count ? held->classes[k].correct : 0;
-        if (images < GUARD_MIN_HELD) {
-            images += train->classes[k].images;
-            correct += train->classes[k].correct;
-        }
-        if (!worst->name || share(correct, images) < worst->recall)
-            *worst = (struct worst){trial->model->classes[k].text, share(correct, images), images};
+        const struct learner_class_score *a = train->class_count ? &train->classes[k] : &none;
+        const struct learner_class_score *b = held->class_count ? &held->classes[k] : &none;
+        const size_t images = a->images + b->images;
+        const double recall = share(a->correct + b->correct, images);
+        if (!worst->name || recall < worst->recall)
+            *worst = (struct worst){trial->model->classes[k].text, recall, images};
     }
 }
 
@@ -76,19 +99,23 @@ static enum delta_status test_new(struct learner_report *report, struct worst *w
                                   const struct learner_trial *trial, struct delta_error *err)
 {
     struct learner_scores train = {0}, held = {0};
-    enum delta_status st = learner_evaluate(&train, trial->model, trial->train, trial->budget, err);
+    struct learner_samples scarce = LEARNER_SAMPLES_INIT;
+    enum delta_status st = scarce_train(&scarce, trial, err);
 
+    if (!st && scarce.count)
+        st = learner_evaluate(&train, trial->model, &scarce, trial->budget, err);
     if (!st && trial->held->count)
         st = learner_evaluate(&held, trial->model, trial->held, trial->budget, err);
     if (!st) {
         report->held_out_new = trial->held->count;
         report->new_recall = trial->held->count ? share(held.correct, held.images)
                                                 : share(train.correct, train.images);
-        report->image_passes += 1.0 / 3 * (double)(trial->train->count + trial->held->count);
+        report->image_passes += 1.0 / 3 * (double)(scarce.count + trial->held->count);
         find_worst(worst, trial, &train, &held);
     }
     learner_scores_release(&train);
     learner_scores_release(&held);
+    learner_samples_release(&scarce);
     return st;
 }
 
