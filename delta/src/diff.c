@@ -328,15 +328,18 @@ static enum delta_status encode_header(const struct ends *ends, const struct wor
     return delta_msg_scan(delta_buf_bytes(out), &used, err);
 }
 
-enum delta_status delta_diff(const struct delta_model *base, const struct delta_model *target,
-                             const struct delta_options *options, struct delta_buf *out,
-                             struct delta_error *err)
+enum delta_status delta_diff_watched(const struct delta_model *base,
+                                     const struct delta_model *target,
+                                     const struct delta_options *options, delta_watch *watch,
+                                     void *context, struct delta_buf *out, struct delta_error *err)
 {
     struct ends ends = {.target_model = target,
                         .first_new = base->class_count,
                         .provenance = options ? options->provenance : NULL};
     struct work work = {.level = options ? options->zstd_level : 0};
     struct delta_buf header = {0};
+    const double total = (double)delta_model_bytes(target) / sizeof(float);
+    double done = 0;
     uint8_t *payload;
     enum delta_status st = check_models(base, target, err);
 
@@ -352,8 +355,12 @@ enum delta_status delta_diff(const struct delta_model *base, const struct delta_
         goto done;
     work.classes_added = target->class_count - base->class_count;
     st = pair_up(base, target, &work, err);
-    for (size_t i = 0; i < work.count && !st; i++)
+    for (size_t i = 0; i < work.count && !st; i++) {
         st = encode_change(&work, &work.changes[i], err);
+        done += (double)work.changes[i].target->count;
+        if (watch)
+            watch(context, done, total);
+    }
     if (!st)
         st = encode_plans(&work, err);
     if (!st)
@@ -368,4 +375,11 @@ done:
     delta_buf_release(&work.payload);
     delta_buf_release(&header);
     return st;
+}
+
+enum delta_status delta_diff(const struct delta_model *base, const struct delta_model *target,
+                             const struct delta_options *options, struct delta_buf *out,
+                             struct delta_error *err)
+{
+    return delta_diff_watched(base, target, options, NULL, NULL, out, err);
 }

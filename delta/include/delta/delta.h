@@ -41,6 +41,14 @@ DELTA_MUST_USE enum delta_status delta_diff(const struct delta_model *base,
                                             const struct delta_options *options,
                                             struct delta_buf *out, struct delta_error *err);
 
+/* The same, calling `watch` (may be NULL) after each tensor: large tensors take seconds. */
+typedef void delta_watch(void *context, double done, double total);
+DELTA_MUST_USE enum delta_status delta_diff_watched(const struct delta_model *base,
+                                                    const struct delta_model *target,
+                                                    const struct delta_options *options,
+                                                    delta_watch *watch, void *context,
+                                                    struct delta_buf *out, struct delta_error *err);
+
 enum delta_encoding {
     DELTA_ENCODING_RAW, /* float32 as they are */
     DELTA_ENCODING_ZSTD /* XOR with the base, byte planes, zstd */

@@ -1,0 +1,158 @@
+#include "cmd.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Largest file any verb reads: a full model with its header. */
+#define FILE_MAX (DELTA_MODEL_MAX_BYTES + ((size_t)96 << 20))
+
+const char *cmd_kind_name(enum cmd_kind kind)
+{
+    static const char *const names[] = {"model", "delta", "safetensors"};
+
+    return names[kind];
+}
+
+static enum delta_status parse(struct cmd_file *file, struct delta_error *err)
+{
+    const struct delta_bytes bytes = delta_buf_bytes(&file->bytes);
+    enum delta_container_kind kind;
+    struct delta_error ignored;
+    enum delta_status st;
+
+    if (bytes.len == 0)
+        return delta_fail(err, DELTA_TRUNCATED, "the file is empty");
+    st = delta_container_kind(bytes, &kind, &ignored);
+    if (st == DELTA_FORMAT) {
+        file->kind = CMD_SAFETENSORS;
+        st = delta_safetensors_decode(&file->model, bytes, NULL, err);
+        return st ? st : delta_model_digest(&file->model, &file->version, err);
+    }
+    if (!st && kind == DELTA_CONTAINER_DELTA) {
+        file->kind = CMD_DELTA;
+        return delta_reader_init(&file->reader, bytes, err);
+    }
+    file->kind = CMD_MODEL;
+    return delta_model_decode(&file->model, bytes, &file->version, err);
+}
+
+enum delta_status cmd_file_open(struct cmd_file *out, const char *path, struct delta_error *err)
+{
+    enum delta_status st;
+
+    *out = (struct cmd_file){.path = path};
+    st = delta_file_read(path, FILE_MAX, &out->bytes, err);
+    if (st)
+        return st;                    /* names the file already */
+    out->bytes.cap = FILE_MAX + 4096; /* room for a signature */
+    st = parse(out, err);
+    if (st) {
+        cmd_file_release(out);
+        return delta_fail_in(err, st, "'%s'", path);
+    }
+    return DELTA_OK;
+}
+
+enum delta_status cmd_model_open(struct cmd_file *out, const char *path, struct delta_error *err)
+{
+    enum delta_status st = cmd_file_open(out, path, err);
+
+    if (!st && out->kind == CMD_DELTA) {
+        cmd_file_release(out);
+        st = delta_fail(err, DELTA_FORMAT, "'%s' is a delta, a model is needed here", path);
+    }
+    return st;
+}
+
+void cmd_file_release(struct cmd_file *file)
+{
+    delta_reader_release(&file->reader);
+    delta_model_release(&file->model);
+    delta_buf_release(&file->bytes);
+}
+
+enum delta_status cmd_keyring(struct delta_keyring *ring, const struct delta_opt_list *paths,
+                              struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    *ring = (struct delta_keyring){.count = 0};
+    for (size_t i = 0; i < paths->count && !st; i++) {
+        struct delta_public_key key;
+        st = delta_public_key_load(&key, paths->items[i], err);
+        if (!st)
+            st = delta_keyring_add(ring, &key, err);
+    }
+    return st;
+}
+
+enum delta_status cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring,
+                                struct cmd_signature *out, struct delta_error *err)
+{
+    const struct delta_bytes bytes = delta_buf_bytes(&file->bytes);
+    enum delta_status st = DELTA_OK;
+
+    *out = (struct cmd_signature){.trust = CMD_UNSIGNED};
+    if (file->kind == CMD_SAFETENSORS)
+        return ring->count ? delta_fail(err, DELTA_UNTRUSTED,
+                                        "'%s': a safetensors file bears no signature; import and "
+                                        "sign it",
+                                        file->path)
+                           : DELTA_OK;
+    st = delta_container_signers(bytes, out->signers, &out->count, err);
+    if (!st && out->count)
+        out->trust = CMD_SIGNED;
+    if (!st && ring->count) {
+        st = delta_container_verify(bytes, ring, &out->trusted_by, err);
+        if (!st)
+            out->trust = CMD_TRUSTED;
+    }
+    return st ? delta_fail_in(err, st, "'%s'", file->path) : DELTA_OK;
+}
+
+json_t *cmd_json_text(const char *text)
+{
+    json_t *value = json_string(text);
+    char *copy = value ? NULL : strdup(text);
+
+    for (char *p = copy; p && *p; p++)
+        if ((unsigned char)*p >= 0x80)
+            *p = '?';
+    if (copy)
+        value = json_string(copy);
+    free(copy);
+    return value ? value : json_null();
+}
+
+json_t *cmd_json_digest(const struct delta_digest *digest)
+{
+    char hex[DELTA_DIGEST_HEX];
+
+    if (delta_digest_is_zero(digest))
+        return json_null();
+    delta_digest_hex(hex, digest);
+    return json_string(hex);
+}
+
+int cmd_finish(int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    fprintf(stderr, CMD_PROGRAM ": cannot write to standard output\n");
+    return delta_status_exit(DELTA_IO);
+}
+
+int cmd_print_json(json_t *root)
+{
+    int rc;
+
+    json_object_set_new(root, "schema", json_integer(1));
+    rc = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENSURE_ASCII);
+    json_decref(root);
+    if (rc == 0)
+        putchar('\n');
+    else
+        fprintf(stderr, CMD_PROGRAM ": cannot write JSON to standard output\n");
+    return cmd_finish(rc == 0 ? 0 : delta_status_exit(DELTA_IO));
+}

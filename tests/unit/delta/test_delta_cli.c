@@ -1,0 +1,384 @@
+#include "delta/delta_cli.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "delta/file.h"
+#include "fixture.h"
+
+#define PROGRAM "frostline-delta"
+
+static struct harness_scratch scratch;
+static struct harness_result r;
+static char base[300], target[300], fld[300], key[300], pub[300], other[300];
+
+static void in_scratch(char out[300], const char *name)
+{
+    snprintf(out, 300, "%s", harness_path(&scratch, name));
+}
+
+/* base.flm, target.flm (one class more, one live weight changed), d.fld signed by k.pem */
+static int setup(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_class_id id;
+    struct delta_model m;
+    char name[300];
+
+    (void)state;
+    harness_scratch_make(&scratch);
+    in_scratch(base, "base.flm");
+    in_scratch(target, "target.flm");
+    in_scratch(fld, "d.fld");
+    in_scratch(key, "k.pem");
+    in_scratch(pub, "k.pub.pem");
+    in_scratch(other, "o.pub.pem");
+    fixture_model(&m);
+    assert_ok(delta_model_save(&m, base, &err));
+    assert_ok(delta_model_digest(&m, &m.parent, &err));
+    assert_ok(delta_class_id_make(&id, "dog", &err));
+    assert_ok(delta_model_grow_head(&m, &id, 1, &err));
+    delta_model_find(&m, "fc.bias")->data[3] = 0.5f;
+    delta_model_find(&m, "fc.weight")->data[13] = 0.25f;
+    assert_ok(delta_model_save(&m, target, &err));
+    delta_model_release(&m);
+    in_scratch(name, "k");
+    harness_run(&r, PROGRAM, "keygen", name, NULL);
+    assert_int_equal(r.status, 0);
+    in_scratch(name, "o");
+    harness_run(&r, PROGRAM, "keygen", name, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "diff", base, target, "--out", fld, "--sign", key, NULL);
+    assert_int_equal(r.status, 0);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    harness_scratch_remove(&scratch);
+    return 0;
+}
+
+static json_t *parsed(void)
+{
+    json_error_t error;
+    json_t *root = json_loads(r.out, JSON_REJECT_DUPLICATES, &error);
+
+    if (!root)
+        fail_msg("not JSON: %s: %s", error.text, r.out);
+    assert_int_equal(json_integer_value(json_object_get(root, "schema")), 1);
+    return root;
+}
+
+static const char *text(const json_t *root, const char *name)
+{
+    const char *value = json_string_value(json_object_get(root, name));
+
+    return value ? value : "";
+}
+
+static void assert_narrow(void)
+{
+    for (const char *p = r.out; *p;) {
+        const size_t len = strcspn(p, "\n");
+        if (len > 80)
+            fail_msg("a line of %zu columns: %.*s", len, (int)len, p);
+        p += len + (p[len] != '\0');
+    }
+}
+
+static void cli_applies_what_it_diffed(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_digest a, b;
+    char out[300];
+
+    (void)state;
+    in_scratch(out, "again.flm");
+    harness_run(&r, PROGRAM, "apply", base, fld, "--out", out, "--key", pub, NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_sha256_file(target, &a, NULL, &err));
+    assert_ok(delta_sha256_file(out, &b, NULL, &err));
+    assert_memory_equal(a.bytes, b.bytes, 32);
+    harness_run(&r, PROGRAM, "apply", base, fld, "--out", out, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_int_equal(strlen(text(root, "version")), 64);
+    json_decref(root);
+}
+
+static void cli_inspect_shows_each_kind(void **state)
+{
+    char tensors[300];
+
+    (void)state;
+    in_scratch(tensors, "t.safetensors");
+    harness_run(&r, PROGRAM, "inspect", fld, NULL);
+    assert_int_equal(r.status, 0);
+    assert_narrow();
+    assert_non_null(strstr(r.out, "signed, not checked"));
+    assert_non_null(strstr(r.out, "dog"));
+    assert_non_null(strstr(r.out, "fc.weight"));
+    harness_run(&r, PROGRAM, "inspect", fld, "--key", pub, NULL);
+    assert_non_null(strstr(r.out, "trusted, signed by key"));
+    harness_run(&r, PROGRAM, "inspect", base, NULL);
+    assert_int_equal(r.status, 0);
+    assert_narrow();
+    assert_non_null(strstr(r.out, "unsigned"));
+    assert_non_null(strstr(r.out, "5 tensors, 77 of 143 values live"));
+    harness_run(&r, PROGRAM, "export", target, "--out", tensors, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "inspect", tensors, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_string_equal(text(root, "kind"), "safetensors");
+    assert_int_equal(json_array_size(json_object_get(root, "classes")), 4);
+    json_decref(root);
+}
+
+static void cli_inspect_json_of_a_delta(void **state)
+{
+    (void)state;
+    harness_run(&r, PROGRAM, "inspect", fld, "--json", "--key", pub, NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_string_equal(text(root, "kind"), "delta");
+    assert_string_equal(text(json_object_get(root, "signature"), "state"), "trusted");
+    assert_string_equal(
+        json_string_value(json_array_get(json_object_get(root, "classes_added"), 0)), "dog");
+    const json_t *row = json_array_get(json_object_get(root, "tensors"), 1);
+    assert_string_equal(text(row, "name"), "fc.weight");
+    assert_string_equal(text(row, "scope"), "new");
+    assert_int_equal(json_integer_value(json_object_get(row, "values")), 4);
+    json_decref(root);
+}
+
+static void cli_verify_exit_statuses(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file;
+    char bad[300], plain[300];
+
+    (void)state;
+    in_scratch(bad, "bad.fld");
+    in_scratch(plain, "plain.fld");
+    harness_run(&r, PROGRAM, "verify", fld, "--key", pub, "--base", base, NULL);
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "give the target"));
+    harness_run(&r, PROGRAM, "verify", fld, "--key", other, NULL);
+    assert_int_equal(r.status, 4);
+    harness_run(&r, PROGRAM, "verify", fld, "--key", other, "--key", pub, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "diff", base, target, "--out", plain, NULL);
+    harness_run(&r, PROGRAM, "verify", plain, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "verify", plain, "--key", pub, NULL);
+    assert_int_equal(r.status, 4);
+    harness_run(&r, PROGRAM, "verify", fld, "--base", target, NULL);
+    assert_int_equal(r.status, 3);
+    harness_run(&r, PROGRAM, "verify", fld, "--base", target, "--json", NULL);
+    assert_int_equal(r.status, 3);
+    json_t *root = parsed();
+    assert_string_equal(text(root, "status"), "BASE_UNKNOWN");
+    assert_true(json_is_false(json_object_get(root, "ok")));
+    json_decref(root);
+    assert_ok(delta_file_read(fld, 1 << 20, &file, &err));
+    file.data[file.len - 1] ^= 4;
+    assert_ok(delta_file_write(bad, delta_buf_bytes(&file), 0644, &err));
+    harness_run(&r, PROGRAM, "verify", bad, NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "frostline-delta verify: '"));
+    assert_non_null(strstr(r.err, "bad.fld"));
+    assert_ok(delta_file_write(bad, delta_bytes(file.data, file.len / 2), 0644, &err));
+    harness_run(&r, PROGRAM, "verify", bad, NULL);
+    assert_int_equal(r.status, 3);
+    assert_ok(delta_file_write(bad, delta_bytes("", 0), 0644, &err));
+    harness_run(&r, PROGRAM, "verify", bad, NULL);
+    assert_int_equal(r.status, 3);
+    delta_buf_release(&file);
+}
+
+static void cli_diff_shows_and_signs(void **state)
+{
+    char odd[300];
+
+    (void)state;
+    in_scratch(odd, "nothing-written.fld");
+    harness_run(&r, PROGRAM, "diff", base, target, NULL);
+    assert_int_equal(r.status, 0);
+    assert_narrow();
+    assert_non_null(strstr(r.out, "--out FILE writes it"));
+    assert_int_not_equal(access(odd, F_OK), 0);
+    harness_run(&r, PROGRAM, "diff", base, target, "--json", NULL);
+    json_t *root = parsed();
+    assert_true(json_integer_value(json_object_get(root, "bytes")) > 0);
+    json_decref(root);
+    harness_run(&r, PROGRAM, "diff", target, base, NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "classes"));
+    harness_run(&r, PROGRAM, "diff", fld, base, NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "is a delta"));
+}
+
+static void cli_sign_is_atomic_and_in_place(void **state)
+{
+    char copy[300];
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    in_scratch(copy, "copy.flm");
+    assert_ok(delta_file_copy(base, copy, 0644, &err));
+    harness_run(&r, PROGRAM, "sign", copy, "--key", key, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "verify", copy, "--key", pub, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "digest", base, copy, fld, "--json", NULL);
+    json_t *root = parsed();
+    const json_t *list = json_object_get(root, "digests");
+    /* a signature does not change the name */
+    assert_string_equal(text(json_array_get(list, 0), "digest"),
+                        text(json_array_get(list, 1), "digest"));
+    json_decref(root);
+    harness_run(&r, PROGRAM, "sign", copy, NULL);
+    assert_int_equal(r.status, 2);
+    harness_run(&r, PROGRAM, "sign", copy, "--key", pub, NULL);
+    assert_int_equal(r.status, 3);
+}
+
+static void cli_keygen_never_overwrites(void **state)
+{
+    char name[300];
+    struct stat info;
+
+    (void)state;
+    assert_int_equal(stat(key, &info), 0);
+    assert_int_equal(info.st_mode & 0777, 0600);
+    in_scratch(name, "k");
+    harness_run(&r, PROGRAM, "keygen", name, NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "--force"));
+    in_scratch(name, "fresh");
+    harness_run(&r, PROGRAM, "keygen", name, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_int_equal(strlen(text(root, "id")), 64);
+    json_decref(root);
+}
+
+static void cli_import_names_classes(void **state)
+{
+    static const char order[] = "2\n0\n3\n1\n4\n";
+    static const char names[] = "ant\nbee\nCat Fish\r\ndog\n";
+    struct delta_error err = DELTA_ERROR_INIT;
+    char tensors[300], out[300], list[300], label[300];
+    struct delta_model m;
+
+    (void)state;
+    in_scratch(tensors, "i.safetensors");
+    in_scratch(out, "i.flm");
+    in_scratch(list, "names.txt");
+    in_scratch(label, "order.txt");
+    assert_ok(delta_file_write(list, delta_bytes(names, sizeof names - 1), 0644, &err));
+    assert_ok(delta_file_write(label, delta_bytes(order, sizeof order - 1), 0644, &err));
+    harness_run(&r, PROGRAM, "export", target, "--out", tensors, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "import", tensors, "--out", out, "--order", label, "--names", list,
+                NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_model_load(&m, out, NULL, &err));
+    assert_string_equal(m.classes[0].text, "cat_fish");
+    assert_string_equal(m.classes[1].text, "ant");
+    assert_string_equal(m.classes[3].text, "bee");
+    delta_model_release(&m);
+    harness_run(&r, PROGRAM, "import", tensors, "--out", out, "--order", list, NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "names.txt' line 1"));
+    assert_ok(delta_file_write(label, delta_bytes("0\n1\n2\n9\n", 8), 0644, &err));
+    harness_run(&r, PROGRAM, "import", tensors, "--out", out, "--order", label, "--names", list,
+                NULL);
+    assert_int_equal(r.status, 3);
+    assert_ok(delta_file_write(label, delta_bytes("0\n1\n", 4), 0644, &err));
+    harness_run(&r, PROGRAM, "import", tensors, "--out", out, "--order", label, NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "2 lines"));
+}
+
+static void cli_usage(void **state)
+{
+    static const char *const verbs[] = {"inspect", "verify", "diff",   "apply", "digest",
+                                        "keygen",  "sign",   "import", "export"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
+        harness_run(&r, PROGRAM, verbs[i], "--help", NULL);
+        assert_int_equal(r.status, 0);
+        assert_non_null(strstr(r.out, "usage: frostline-delta"));
+        assert_narrow();
+        harness_run(&r, PROGRAM, verbs[i], NULL);
+        assert_int_equal(r.status, 2);
+    }
+    harness_run(&r, PROGRAM, "nonsense", NULL);
+    assert_int_equal(r.status, 2);
+    harness_run(&r, PROGRAM, "inspect", harness_path(&scratch, "absent"), NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "absent"));
+    harness_run(&r, PROGRAM, "inspect", scratch.path, NULL);
+    assert_int_equal(r.status, 3);
+    harness_run(&r, "frostline", "delta", "digest", base, NULL);
+    assert_int_equal(r.status, 0);
+}
+
+/* In this process too, so that the sanitizers see the verbs' own leaks. */
+static void cli_runs_in_process(void **state)
+{
+    char *argv[] = {"frostline-delta", "verify", fld, "--key", pub, "--base", base, NULL};
+
+    (void)state;
+    assert_int_equal(delta_cli_main(7, argv), 0);
+}
+
+static void cli_full_disk_keeps_the_old_file(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_digest a, b;
+    char copy[300], command[1600];
+
+    (void)state;
+    in_scratch(copy, "kept.flm");
+    assert_ok(delta_file_copy(base, copy, 0644, &err));
+    assert_ok(delta_sha256_file(copy, &a, NULL, &err));
+    /* a file size limit of one 512-byte block stands for a disk that fills half way */
+    snprintf(command, sizeof command,
+             "trap '' XFSZ; ulimit -f 1; exec '%s' apply '%s' '%s' --out '%s' 2>/dev/null",
+             harness_program(PROGRAM), base, fld, copy);
+    assert_int_equal(WEXITSTATUS(system(command)), 6);
+    assert_ok(delta_sha256_file(copy, &b, NULL, &err));
+    assert_memory_equal(a.bytes, b.bytes, 32);
+    snprintf(command, sizeof command, "'%s' inspect '%s' > /dev/full 2>/dev/null",
+             harness_program(PROGRAM), base);
+    assert_int_equal(WEXITSTATUS(system(command)), 6);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cli_applies_what_it_diffed),
+        cmocka_unit_test(cli_inspect_shows_each_kind),
+        cmocka_unit_test(cli_inspect_json_of_a_delta),
+        cmocka_unit_test(cli_verify_exit_statuses),
+        cmocka_unit_test(cli_diff_shows_and_signs),
+        cmocka_unit_test(cli_sign_is_atomic_and_in_place),
+        cmocka_unit_test(cli_keygen_never_overwrites),
+        cmocka_unit_test(cli_import_names_classes),
+        cmocka_unit_test(cli_usage),
+        cmocka_unit_test(cli_runs_in_process),
+        cmocka_unit_test(cli_full_disk_keeps_the_old_file),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
