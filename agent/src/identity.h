@@ -4,6 +4,7 @@
 #ifndef AGENT_IDENTITY_H
 #define AGENT_IDENTITY_H
 
+#include "agent/agent.h"
 #include "coord.h"
 #include "delta/key.h"
 
@@ -42,15 +43,6 @@ DELTA_MUST_USE enum delta_status agent_identity_key(struct delta_key *key, const
 DELTA_MUST_USE enum delta_status agent_identity_csr(struct delta_buf *csr,
                                                     const struct delta_key *key, const char *device,
                                                     struct delta_error *err);
-
-struct agent_enrol_options {
-    const char *dir;
-    const char *server;
-    const char *ca_path; /* the operator's; the only CA that the device will ever trust */
-    const char *token;
-    const char *device;
-    const char *exemplars_path; /* copied into the directory, 0600; may be NULL */
-};
 
 /* Checks what the coordinator answered against the operator's CA and our key, then writes it all,
  * device.json last: a directory with it is enrolled.
