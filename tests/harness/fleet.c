@@ -333,7 +333,7 @@ struct fleet_device *fleet_enrol(struct fleet *fleet, const char *name, const ch
     snprintf(device->name, sizeof device->name, "%s", name);
     snprintf(dir, sizeof dir, "%s/%s", fleet->root, name);
     memcpy(device->dir, dir, sizeof dir);
-    snprintf(ca, sizeof ca, "%s/ca.crt", fleet->server_dir);
+    snprintf(ca, sizeof ca, "%s/ca.pem", fleet->server_dir);
     if (exemplars)
         add_arguments(argv, 12, 32, (const char *const[]){"--exemplars", exemplars, NULL});
     if (fleet_run(fleet, NULL, argv) != 0)
