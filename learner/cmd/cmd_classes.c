@@ -15,17 +15,10 @@ int learner_cmd_classes(int argc, char **argv)
 {
     struct learner_common common = LEARNER_COMMON_INIT;
     const char *source = NULL, *order = NULL;
-    struct delta_opt opts[] = {{.name = "data",
-                                .kind = DELTA_OPT_TEXT,
-                                .value = &source,
-                                .arg = "SOURCE",
-                                .help = "labelled images",
-                                .env = "FROSTLINE_DATA",
+    struct delta_opt opts[] = {{"data", DELTA_OPT_TEXT, &source, .arg = "SOURCE",
+                                .help = "labelled images", .env = "FROSTLINE_DATA",
                                 .required = true},
-                               {.name = "order",
-                                .kind = DELTA_OPT_TEXT,
-                                .value = &order,
-                                .arg = "FILE",
+                               {"order", DELTA_OPT_TEXT, &order, .arg = "FILE",
                                 .help = "labels in the wanted order, one a line"},
                                LEARNER_OPT_JSON(common),
                                {0}};

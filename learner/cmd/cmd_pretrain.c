@@ -13,6 +13,11 @@ static const struct delta_verb_help help = {
                "zero as a cosine; random crops and mirrors.\n\n" LEARNER_DATA_HELP,
 };
 
+/* A small set needs many small steps: with the defaults for large ones it is hardly trained. */
+#define FEW_IMAGES 20000
+#define FEW_BATCH 32
+#define FEW_LR 0.05
+
 struct pretrain {
     struct learner_common common;
     const char *source, *order, *classes, *arch, *out;
@@ -54,8 +59,9 @@ static enum delta_status train(struct delta_model *model, struct pretrain *p,
 
     snprintf(arch.name, sizeof arch.name, "%s", p->arch);
     options.epochs = (int)p->epochs;
-    options.batch = (size_t)p->batch;
-    options.lr = p->lr;
+    const bool few = data->count < FEW_IMAGES;
+    options.batch = p->batch ? (size_t)p->batch : few ? FEW_BATCH : options.batch;
+    options.lr = p->lr > 0 ? p->lr : few ? FEW_LR : options.lr;
     options.momentum = p->momentum;
     options.weight_decay = p->weight_decay;
     options.augment = !p->no_augment;
@@ -114,95 +120,37 @@ int learner_cmd_pretrain(int argc, char **argv)
                          .arch = "resnet18",
                          .width = 16,
                          .epochs = defaults.epochs,
-                         .batch = (int64_t)defaults.batch,
-                         .lr = defaults.lr,
                          .momentum = defaults.momentum,
                          .weight_decay = defaults.weight_decay};
-    struct delta_opt opts[] = {{.name = "data",
-                                .kind = DELTA_OPT_TEXT,
-                                .value = &p.source,
-                                .arg = "SOURCE",
-                                .help = "labelled images",
-                                .env = "FROSTLINE_DATA",
-                                .required = true},
-                               {.name = "classes",
-                                .kind = DELTA_OPT_TEXT,
-                                .value = &p.classes,
-                                .arg = "A,B|N",
-                                .help = "these classes, or the first N; all when absent"},
-                               {.name = "order",
-                                .kind = DELTA_OPT_TEXT,
-                                .value = &p.order,
-                                .arg = "FILE",
-                                .help = "labels in the order that 'the first N' means"},
-                               {.name = "per-class",
-                                .kind = DELTA_OPT_INT,
-                                .value = &p.per_class,
-                                .arg = "N",
-                                .help = "training images per class, 0 = all",
-                                .low = 0,
-                                .high = 1e9},
-                               {.name = "arch",
-                                .kind = DELTA_OPT_CHOICE,
-                                .value = &p.arch,
-                                .choices = "resnet18",
-                                .help = "architecture"},
-                               {.name = "width",
-                                .kind = DELTA_OPT_INT,
-                                .value = &p.width,
-                                .arg = "N",
-                                .help = "channels of the first stage",
-                                .low = 1,
-                                .high = 256},
-                               {.name = "epochs",
-                                .kind = DELTA_OPT_INT,
-                                .value = &p.epochs,
-                                .arg = "N",
-                                .help = "passes over the data",
-                                .low = 1,
-                                .high = 10000},
-                               {.name = "batch",
-                                .kind = DELTA_OPT_INT,
-                                .value = &p.batch,
-                                .arg = "N",
-                                .help = "images per step",
-                                .low = 1,
-                                .high = 1024},
-                               {.name = "lr",
-                                .kind = DELTA_OPT_REAL,
-                                .value = &p.lr,
-                                .arg = "X",
-                                .help = "largest step size",
-                                .low = 0,
-                                .high = 10},
-                               {.name = "momentum",
-                                .kind = DELTA_OPT_REAL,
-                                .value = &p.momentum,
-                                .arg = "X",
-                                .help = "momentum",
-                                .low = 0,
-                                .high = 1},
-                               {.name = "weight-decay",
-                                .kind = DELTA_OPT_REAL,
-                                .value = &p.weight_decay,
-                                .arg = "X",
-                                .help = "weight decay",
-                                .low = 0,
-                                .high = 1},
-                               {.name = "no-augment",
-                                .kind = DELTA_OPT_FLAG,
-                                .value = &p.no_augment,
-                                .help = "no random crops and mirrors"},
-                               {.name = "out",
-                                .kind = DELTA_OPT_TEXT,
-                                .value = &p.out,
-                                .arg = "FILE",
-                                .help = "model file to write",
-                                .required = true},
-                               LEARNER_OPT_DEVICE(p.common),
-                               LEARNER_OPT_SEED(p.common),
-                               LEARNER_OPT_JSON(p.common),
-                               {0}};
+    struct delta_opt opts[] = {
+        {"data", DELTA_OPT_TEXT, &p.source, .arg = "SOURCE", .help = "labelled images",
+         .env = "FROSTLINE_DATA", .required = true},
+        {"classes", DELTA_OPT_TEXT, &p.classes, .arg = "A,B|N",
+         .help = "these classes, or the first N; all when absent"},
+        {"order", DELTA_OPT_TEXT, &p.order, .arg = "FILE",
+         .help = "labels in the order that 'the first N' means"},
+        {"per-class", DELTA_OPT_INT, &p.per_class, .arg = "N",
+         .help = "training images per class, 0 = all", .low = 0, .high = 1e9},
+        {"arch", DELTA_OPT_CHOICE, &p.arch, .choices = "resnet18", .help = "architecture"},
+        {"width", DELTA_OPT_INT, &p.width, .arg = "N", .help = "channels of the first stage",
+         .low = 1, .high = 256},
+        {"epochs", DELTA_OPT_INT, &p.epochs, .arg = "N", .help = "passes over the data", .low = 1,
+         .high = 10000},
+        {"batch", DELTA_OPT_INT, &p.batch, .arg = "N",
+         .help = "images per step; 0: 128, or 32 below 20000 images", .low = 0, .high = 1024},
+        {"lr", DELTA_OPT_REAL, &p.lr, .arg = "X",
+         .help = "largest step size; 0: 0.1, or 0.05 below 20000 images", .low = 0, .high = 10},
+        {"momentum", DELTA_OPT_REAL, &p.momentum, .arg = "X", .help = "momentum", .low = 0,
+         .high = 1},
+        {"weight-decay", DELTA_OPT_REAL, &p.weight_decay, .arg = "X", .help = "weight decay",
+         .low = 0, .high = 1},
+        {"no-augment", DELTA_OPT_FLAG, &p.no_augment, .help = "no random crops and mirrors"},
+        {"out", DELTA_OPT_TEXT, &p.out, .arg = "FILE", .help = "model file to write",
+         .required = true},
+        LEARNER_OPT_DEVICE(p.common),
+        LEARNER_OPT_SEED(p.common),
+        LEARNER_OPT_JSON(p.common),
+        {0}};
     struct delta_error err = DELTA_ERROR_INIT;
     int first, rc = delta_opt_parse(&help, opts, argc, argv, &first);
 

@@ -29,9 +29,9 @@ struct learner_common {
 
 /* Rows for an option table. */
 #define LEARNER_OPT_DEVICE(c)                                                                      \
-    {.name = "device",                                                                             \
-     .kind = DELTA_OPT_CHOICE,                                                                     \
-     .value = &(c).device,                                                                         \
+    {"device",                                                                                     \
+     DELTA_OPT_CHOICE,                                                                             \
+     &(c).device,                                                                                  \
      .choices = "ref|blas|cuda|auto",                                                              \
      .help = "where to compute",                                                                   \
      .env = "FROSTLINE_DEVICE"},                                                                   \

@@ -1,5 +1,6 @@
 #include "guard.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -119,6 +120,16 @@ static enum delta_status test_new(struct learner_report *report, struct worst *w
     return st;
 }
 
+/* Beyond the bound by more than the chance of a small probe set: the standard error of a drop that
+ * is the sum of single images lost, sqrt(drop / n). */
+static bool drops_too_far(const struct learner_report *report, double most)
+{
+    const double drop = report->old_before - report->old_after;
+
+    return report->probe_images && drop > 0 &&
+           drop - sqrt(drop / (double)report->probe_images) > most;
+}
+
 enum delta_status learner_guard(struct learner_report *report, const struct learner_trial *trial,
                                 struct delta_error *err)
 {
@@ -129,8 +140,7 @@ enum delta_status learner_guard(struct learner_report *report, const struct lear
         st = test_new(report, &worst, trial, err);
     if (st)
         return st;
-    if (report->probe_images &&
-        report->old_before - report->old_after > trial->options->max_old_drop)
+    if (drops_too_far(report, trial->options->max_old_drop))
         return delta_fail(err, DELTA_REJECTED,
                           "old classes fell from %.1f to %.1f percent on %zu probe images, more "
                           "than the %.1f points allowed; are the new samples labelled rightly?",

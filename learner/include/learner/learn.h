@@ -74,8 +74,10 @@ struct learner_increment_options {
     size_t batch;
     double lr, momentum, weight_decay;
     double temperature, kd_weight;
-    double max_old_drop;   /* guard: reject when probe accuracy on old classes falls by more */
-    double min_new_recall; /* guard: reject when recall on held-out new samples is below */
+    double max_old_drop;   /* guard: reject when probe accuracy on old classes falls by more, all
+                            * outputs competing, beyond the chance of a small probe set */
+    double min_new_recall; /* guard: reject when a new class is recalled on fewer of its held-out
+                            * samples (of all its samples where fewer than 5 are held out) */
 };
 struct learner_increment_options learner_increment_defaults(const char *method);
 

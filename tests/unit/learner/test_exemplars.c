@@ -1,0 +1,252 @@
+#include "fixture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "delta/file.h"
+#include "holdout.h"
+#include "learner/exemplars.h"
+
+static struct harness_scratch scratch;
+static struct delta_model model;
+
+static int set_up(void **state)
+{
+    (void)state;
+    harness_scratch_make(&scratch);
+    fixture_model(&model, 2, 32, 4, 1);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    delta_model_release(&model);
+    harness_scratch_remove(&scratch);
+    return 0;
+}
+
+static struct learner_samples synthetic(const char *source)
+{
+    struct learner_samples set = LEARNER_SAMPLES_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    assert_ok(learner_samples_open(&set, source, LEARNER_SPLIT_TRAIN, &err));
+    return set;
+}
+
+static size_t count_of(const struct learner_samples *set, int32_t label)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < set->count; i++)
+        count += set->labels[i] == label;
+    return count;
+}
+
+/* How many images of `a` occur in `b`. */
+static size_t shared_images(const struct learner_samples *a, const struct learner_samples *b)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < a->count; i++)
+        for (size_t j = 0; j < b->count; j++)
+            count += memcmp(a->pixels + i * 3072, b->pixels + j * 3072, 3072) == 0;
+    return count;
+}
+
+static void same_samples(const struct learner_samples *a, const struct learner_samples *b)
+{
+    assert_int_equal(a->count, b->count);
+    assert_int_equal(a->class_count, b->class_count);
+    assert_memory_equal(a->pixels, b->pixels, a->count * 3072);
+    assert_memory_equal(a->labels, b->labels, a->count * sizeof *a->labels);
+    assert_memory_equal(a->classes, b->classes, a->class_count * sizeof *a->classes);
+}
+
+static void exemplars_choice_is_balanced_and_disjoint(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=3,train=12");
+    struct learner_exemplars a, b, small;
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    assert_ok(learner_exemplars_choose(&a, &model, &set, 5, 3, 7, &err));
+    assert_ok(learner_exemplars_choose(&b, &model, &set, 5, 3, 7, &err));
+    for (int32_t k = 0; k < 3; k++) {
+        assert_int_equal(count_of(&a.replay, k), 5);
+        assert_int_equal(count_of(&a.probe, k), 3);
+    }
+    assert_int_equal(shared_images(&a.replay, &a.probe), 0);
+    assert_int_equal(shared_images(&a.replay, &set), 15);
+    same_samples(&a.replay, &b.replay);
+    same_samples(&a.probe, &b.probe);
+    /* too few images for both wishes: the probe keeps its share */
+    assert_ok(learner_exemplars_choose(&small, &model, &set, 20, 5, 7, &err));
+    assert_int_equal(count_of(&small.probe, 0), 2);
+    assert_int_equal(count_of(&small.replay, 0), 10);
+    learner_exemplars_release(&a);
+    learner_exemplars_release(&b);
+    learner_exemplars_release(&small);
+    learner_samples_release(&set);
+}
+
+static void exemplars_survive_a_file(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=3,train=6");
+    const char *path = harness_path(&scratch, "e.flx");
+    struct learner_exemplars a, b;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct stat info;
+    (void)state;
+
+    assert_ok(learner_exemplars_choose(&a, &model, &set, 2, 1, 7, &err));
+    assert_ok(learner_exemplars_save(&a, path, &err));
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(info.st_mode & 0777, 0600);
+    assert_ok(learner_exemplars_load(&b, path, &err));
+    same_samples(&a.replay, &b.replay);
+    same_samples(&a.probe, &b.probe);
+    learner_exemplars_release(&b);
+    learner_exemplars_release(&a);
+    /* an empty set is a valid file too */
+    a = (struct learner_exemplars){LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    assert_ok(learner_exemplars_save(&a, path, &err));
+    assert_ok(learner_exemplars_load(&b, path, &err));
+    assert_int_equal(b.replay.count, 0);
+    learner_exemplars_release(&b);
+    learner_samples_release(&set);
+}
+
+static void exemplars_damage_is_rejected(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=1,train=2");
+    const char *path = harness_path(&scratch, "e.flx"), *bad = harness_path(&scratch, "bad.flx");
+    struct learner_exemplars a;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file;
+    (void)state;
+
+    assert_ok(learner_exemplars_choose(&a, &model, &set, 1, 1, 7, &err));
+    assert_ok(learner_exemplars_save(&a, path, &err));
+    learner_exemplars_release(&a);
+    assert_ok(delta_file_read(path, 1 << 20, &file, &err));
+    /* every bit of the front, the header and the end; every 97th of the pixels */
+    for (size_t bit = 0; bit < file.len * 8;
+         bit += bit < 8 * 300 || bit > (file.len - 34) * 8 ? 1 : 97) {
+        file.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        FILE *out = fopen(bad, "wb");
+        assert_non_null(out);
+        assert_int_equal(fwrite(file.data, 1, file.len, out), file.len);
+        fclose(out);
+        if (!learner_exemplars_load(&a, bad, &err))
+            fail_msg("bit %zu flipped and not noticed", bit);
+        assert_non_null(strstr(err.text, "bad.flx"));
+        file.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    for (size_t len = 0; len < file.len; len += len < 400 ? 1 : 61) {
+        FILE *out = fopen(bad, "wb");
+        assert_non_null(out);
+        assert_int_equal(fwrite(file.data, 1, len, out), len);
+        fclose(out);
+        assert_true(learner_exemplars_load(&a, bad, &err) != DELTA_OK);
+    }
+    delta_buf_release(&file);
+    learner_samples_release(&set);
+}
+
+/* A right checksum over a wrong content: what an attacker would write. */
+static void exemplars_forged_header_is_rejected(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=1,train=2");
+    const char *path = harness_path(&scratch, "e.flx");
+    struct learner_exemplars a;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file;
+    (void)state;
+
+    assert_ok(learner_exemplars_choose(&a, &model, &set, 1, 1, 7, &err));
+    assert_ok(learner_exemplars_save(&a, path, &err));
+    learner_exemplars_release(&a);
+    assert_ok(delta_file_read(path, 1 << 20, &file, &err));
+    const size_t header = 12 + (file.data[8] | (size_t)file.data[9] << 8);
+    for (size_t at = 8; at < header; at++)
+        for (int value = 0; value < 256; value += 5) {
+            const uint8_t kept = file.data[at];
+            file.data[at] = (uint8_t)value;
+            const struct delta_digest digest = delta_sha256(delta_bytes(file.data, file.len - 32));
+            memcpy(file.data + file.len - 32, digest.bytes, 32);
+            FILE *out = fopen(path, "wb");
+            assert_non_null(out);
+            assert_int_equal(fwrite(file.data, 1, file.len, out), file.len);
+            fclose(out);
+            /* some changes are harmless (another class name); none may crash or read too far */
+            if (!learner_exemplars_load(&a, path, &err)) {
+                assert_true(a.replay.count <= 2 && a.probe.count <= 2);
+                learner_exemplars_release(&a);
+            }
+            file.data[at] = kept;
+        }
+    delta_buf_release(&file);
+    learner_samples_release(&set);
+}
+
+/* Probes of a new class are samples that an increment with the same seed kept from training. */
+static void exemplars_added_probes_were_held_out(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=2,train=15"), held_set;
+    struct learner_exemplars all = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct delta_error err = DELTA_ERROR_INIT;
+    bool held[30];
+    (void)state;
+
+    assert_ok(learner_holdout(held, &set, 3, &err));
+    assert_ok(learner_samples_filter(&held_set, &set, held, true, &err));
+    assert_int_equal(held_set.count, 6);
+    assert_ok(learner_exemplars_add(&all, &model, &set, 8, 5, 3, &err));
+    assert_int_equal(all.replay.count, 16);
+    assert_int_equal(all.probe.count, 6);
+    assert_int_equal(shared_images(&all.probe, &held_set), 6);
+    assert_int_equal(shared_images(&all.replay, &held_set), 0);
+    learner_exemplars_release(&all);
+    learner_samples_release(&held_set);
+    learner_samples_release(&set);
+}
+
+/* Below five samples nothing is held out. */
+static void holdout_depends_on_seed_and_id_only(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=3,train=10"), part;
+    struct delta_error err = DELTA_ERROR_INIT;
+    bool whole[30], alone[10], other[30], few[4];
+    (void)state;
+
+    assert_ok(learner_holdout(whole, &set, 3, &err));
+    assert_ok(learner_holdout(other, &set, 4, &err));
+    assert_true(memcmp(whole, other, sizeof whole) != 0);
+    assert_ok(learner_samples_select(&part, &set, &set.classes[1], 1, 0, &err));
+    assert_ok(learner_holdout(alone, &part, 3, &err));
+    assert_memory_equal(alone, whole + 10, sizeof alone);
+    learner_samples_release(&part);
+    assert_ok(learner_samples_select(&part, &set, &set.classes[1], 1, 4, &err));
+    assert_ok(learner_holdout(few, &part, 3, &err));
+    for (int i = 0; i < 4; i++)
+        assert_false(few[i]);
+    learner_samples_release(&part);
+    learner_samples_release(&set);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exemplars_choice_is_balanced_and_disjoint),
+        cmocka_unit_test(exemplars_survive_a_file),
+        cmocka_unit_test(exemplars_damage_is_rejected),
+        cmocka_unit_test(exemplars_forged_header_is_rejected),
+        cmocka_unit_test(exemplars_added_probes_were_held_out),
+        cmocka_unit_test(holdout_depends_on_seed_and_id_only),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
