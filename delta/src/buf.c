@@ -10,7 +10,12 @@ bool delta_bytes_equal(struct delta_bytes a, struct delta_bytes b)
 
 void *delta_calloc(size_t count, size_t size)
 {
-    return calloc(count ? count : 1, size ? size : 1);
+    size_t bytes;
+
+    /* calloc checks too, but the sanitizers' one aborts instead of answering NULL. */
+    if (!delta_size_mul(count, size, &bytes))
+        return NULL;
+    return calloc(bytes ? bytes : 1, 1);
 }
 
 void *delta_calloc_aligned(size_t count, size_t size)
