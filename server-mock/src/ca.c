@@ -372,7 +372,7 @@ static enum delta_status csr_name(const mbedtls_x509_csr *csr, char out[64],
         memcpy(out, part->val.p, part->val.len);
         out[part->val.len] = '\0';
     }
-    return delta_name_check("certificate request's common name", out, err);
+    return delta_name_check("certificate request's common", out, err);
 }
 
 /* The request is signed by the key it asks for: whoever sent it holds that key. */

@@ -78,7 +78,8 @@ static enum delta_status check_frozen_absent(const struct delta_reader *reader,
     for (size_t i = 0; i < reader->entry_count; i++) {
         const struct delta_entry *entry = &reader->entries[i];
         const struct delta_tensor *tensor = delta_model_find(base, entry->name);
-        if (!entry->live_only && delta_tensor_live_count(tensor) != tensor->count)
+        if (!entry->live_only && !entry->grown_only &&
+            delta_tensor_live_count(tensor) != tensor->count)
             return delta_fail(err, DELTA_MISMATCH,
                               "tensor '%s' carries elements that its base has frozen; learn with "
                               "the base's freeze plan",
