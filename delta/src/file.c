@@ -40,7 +40,7 @@ enum delta_status delta_file_read(const char *path, size_t cap, struct delta_buf
                                   struct delta_error *err)
 {
     int fd;
-    uint64_t size;
+    uint64_t size = 0;
     enum delta_status st;
     uint8_t *at;
 
@@ -216,7 +216,7 @@ enum delta_status delta_file_copy(const char *from, const char *to, unsigned mod
     struct delta_newfile file = DELTA_NEWFILE_INIT;
     enum delta_status st;
     uint8_t piece[65536];
-    uint64_t size;
+    uint64_t size = 0;
     int fd;
 
     st = open_regular(from, &fd, &size, err);
@@ -256,7 +256,7 @@ bool delta_file_exists(const char *path)
 
 enum delta_status delta_map_open(struct delta_map *map, const char *path, struct delta_error *err)
 {
-    uint64_t size;
+    uint64_t size = 0;
     int fd;
     void *at;
     enum delta_status st = open_regular(path, &fd, &size, err);
