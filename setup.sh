@@ -4,7 +4,7 @@
 #   ./setup.sh test [preset]    runs all tests, plain and under ASan+UBSan (and threads under TSan)
 #   ./setup.sh build            only builds, into build-release/
 set -eu
-cd "$(dirname "$0")"
+root=$(cd "$(dirname "$0")" && pwd)
 
 packages="build-essential cmake ninja-build pkg-config libcurl4-openssl-dev libmbedtls-dev
 libmsgpack-dev libopenblas-dev libuv1-dev libsqlite3-dev libzstd-dev libjansson-dev libseccomp-dev
@@ -32,15 +32,16 @@ install_missing() {
         $missing >/dev/null
 }
 
-build() {
+build() (
+    cd "$root"
     cmake --preset "$1" >/dev/null
     cmake --build --preset "$1" -- --quiet
-}
+)
 
 run_tests() {
     echo "== tests: $1"
     build "$1"
-    ctest --preset "$1" -j 2
+    (cd "$root" && ctest --preset "$1" -j 2)
 }
 
 command=${1:-help}
@@ -49,7 +50,7 @@ case $command in
 demo)
     install_missing
     build release
-    exec ./build-release/bin/frostline demo "$@"
+    FROSTLINE_SOURCE=$root exec "$root/build-release/bin/frostline" demo "$@"
     ;;
 test)
     install_missing

@@ -26,13 +26,15 @@ static bool first_readable(char *out, size_t size, const char *const *dirs, cons
 /* --data, $FROSTLINE_DATA (both arrive in demo->data), ../shared/data, else synthetic. */
 static void find_data(struct demo *demo)
 {
-    static const char *const beside[] = {"../shared/data", NULL};
-    char probe[FLEET_PATH];
+    const char *source = getenv("FROSTLINE_SOURCE"); /* the clone, when setup.sh started us */
+    char beside[FLEET_PATH], probe[FLEET_PATH];
 
+    snprintf(beside, sizeof beside, "%s/../shared/data", source && *source ? source : ".");
     if (demo->data)
         snprintf(demo->data_source, sizeof demo->data_source, "%s", demo->data);
-    else if (first_readable(probe, sizeof probe, beside, "cifar-100-binary/test.bin"))
-        snprintf(demo->data_source, sizeof demo->data_source, "%s", beside[0]);
+    else if (first_readable(probe, sizeof probe, (const char *const[]){beside, NULL},
+                            "cifar-100-binary/test.bin"))
+        snprintf(demo->data_source, sizeof demo->data_source, "%s", beside);
     else
         snprintf(demo->data_source, sizeof demo->data_source, "synthetic");
 }

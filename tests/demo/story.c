@@ -109,7 +109,9 @@ static void look(struct demo *demo, struct watch *watch, size_t i, const json_t 
                      json_string_value(json_array_get(local, 0)));
         }
     }
-    if (!watch->updated[i] && has_all_new(demo, status)) {
+    /* Settled: the fleet's version is what the device runs, nothing is left to do. */
+    if (!watch->updated[i] && has_all_new(demo, status) && json_array_size(local) == 0 && state &&
+        strcmp(state, "idle") == 0) {
         watch->updated[i] = true;
         demo_say(demo, "%s: fleet version installed, %zu classes", name,
                  json_array_size(json_object_get(status, "classes")));
