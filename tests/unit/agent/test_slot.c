@@ -2,7 +2,6 @@
  * process ends before the Nth, for each N. */
 #include "harness.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,64 +9,8 @@
 #include <unistd.h>
 
 #include "delta/file.h"
+#include "power.h"
 #include "slot.h"
-
-static long operations;
-static long end_before = -1; /* the process ends before this one */
-
-static void count(void)
-{
-    if (end_before >= 0 && operations == end_before)
-        _exit(99);
-    operations++;
-}
-
-int __real_open(const char *path, int flags, mode_t mode);
-ssize_t __real_write(int fd, const void *data, size_t len);
-int __real_fsync(int fd);
-int __real_rename(const char *from, const char *to);
-int __real_unlink(const char *path);
-int __wrap_open(const char *path, int flags, mode_t mode);
-ssize_t __wrap_write(int fd, const void *data, size_t len);
-int __wrap_fsync(int fd);
-int __wrap_rename(const char *from, const char *to);
-int __wrap_unlink(const char *path);
-
-int __wrap_open(const char *path, int flags, mode_t mode)
-{
-    if (flags & O_CREAT)
-        count();
-    return __real_open(path, flags, mode);
-}
-
-/* Half of it reaches the disk. */
-ssize_t __wrap_write(int fd, const void *data, size_t len)
-{
-    if (end_before >= 0 && operations == end_before) {
-        const ssize_t put = __real_write(fd, data, len / 2);
-        (void)put;
-    }
-    count();
-    return __real_write(fd, data, len);
-}
-
-int __wrap_fsync(int fd)
-{
-    count();
-    return __real_fsync(fd);
-}
-
-int __wrap_rename(const char *from, const char *to)
-{
-    count();
-    return __real_rename(from, to);
-}
-
-int __wrap_unlink(const char *path)
-{
-    count();
-    return __real_unlink(path);
-}
 
 struct fixture {
     struct harness_scratch scratch;
@@ -290,13 +233,13 @@ static void slot_update_survives_a_cut_anywhere(void **state)
         int status;
         const pid_t child = fork();
         if (child == 0) {
-            operations = 0;
-            end_before = cuts;
+            power_cut_before(cuts);
             install(f, &slots, 2);
             _exit(0);
         }
         assert_int_equal(waitpid(child, &status, 0), child);
-        assert_true(WIFEXITED(status) && (WEXITSTATUS(status) == 99 || WEXITSTATUS(status) == 0));
+        assert_true(WIFEXITED(status) &&
+                    (WEXITSTATUS(status) == POWER_CUT || WEXITSTATUS(status) == 0));
         finished = WEXITSTATUS(status) == 0;
         const float value = opened_value(f);
         assert_true(value == 1 || value == 2);
@@ -326,5 +269,6 @@ int main(void)
         CASE(slot_update_survives_a_cut_anywhere),
     };
 
+    power_fast_disk();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

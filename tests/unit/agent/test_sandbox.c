@@ -1,0 +1,210 @@
+/* What a job can and cannot do in its child process. */
+#include "harness.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "delta/file.h"
+#include "sandbox.h"
+
+static struct harness_scratch scratch;
+static volatile sig_atomic_t stop;
+
+static enum delta_status run(agent_job *job, void *context, const struct agent_limits *limits,
+                             json_t **result, struct delta_error *err)
+{
+    const struct agent_env env = agent_env_system(&stop);
+    const struct agent_limits none = {0};
+
+    return agent_sandbox_run(job, context, harness_path(&scratch, "result.json"),
+                             limits ? limits : &none, &env, result, err);
+}
+
+static enum delta_status job_tells(void *context, json_t *result, struct delta_error *err)
+{
+    json_object_set_new(result, "number", json_integer(*(int *)context));
+    return delta_fail(err, DELTA_REJECTED, "too bad: %d", *(int *)context);
+}
+
+static void sandbox_brings_back_status_text_and_result(void **state)
+{
+    struct delta_error err;
+    json_t *result;
+    int number = 42;
+
+    (void)state;
+    assert_status(run(job_tells, &number, NULL, &result, &err), DELTA_REJECTED);
+    assert_string_equal(err.text, "too bad: 42");
+    assert_int_equal(json_integer_value(json_object_get(result, "number")), 42);
+    json_decref(result);
+    assert_false(delta_file_exists(harness_path(&scratch, "result.json")));
+}
+
+/* Reports the errno of each way out; 0 = it is open. */
+static enum delta_status job_escapes(void *context, json_t *result, struct delta_error *err)
+{
+    const int *outside = context; /* a connected socket of the parent */
+    char *argv[] = {"/bin/true", NULL};
+
+    (void)err;
+    json_object_set_new(result, "inet",
+                        json_integer(socket(AF_INET, SOCK_STREAM, 0) < 0 ? errno : 0));
+    json_object_set_new(result, "unix",
+                        json_integer(socket(AF_UNIX, SOCK_STREAM, 0) < 0 ? errno : 0));
+    json_object_set_new(result, "netlink",
+                        json_integer(socket(AF_NETLINK, SOCK_RAW, 0) < 0 ? errno : 0));
+    json_object_set_new(result, "inherited", json_integer(write(*outside, "x", 1) < 0 ? errno : 0));
+    execv(argv[0], argv);
+    json_object_set_new(result, "exec", json_integer(errno));
+    return DELTA_OK;
+}
+
+static void sandbox_closes_the_network(void **state)
+{
+    static const struct {
+        const char *way;
+        int error;
+    } ways[] = {{"inet", EPERM},
+                {"unix", EPERM},
+                {"netlink", EPERM},
+                {"inherited", EBADF},
+                {"exec", EPERM}};
+    struct delta_error err;
+    json_t *result;
+    int ends[2];
+
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    const enum delta_status st = run(job_escapes, &ends[1], NULL, &result, &err);
+    if (st == DELTA_CONFIG) {
+        print_message("SKIP: %s\n", err.text);
+        skip();
+    }
+    assert_ok(st);
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++)
+        if (json_integer_value(json_object_get(result, ways[i].way)) != ways[i].error)
+            fail_msg("%s: errno %lld", ways[i].way,
+                     json_integer_value(json_object_get(result, ways[i].way)));
+    json_decref(result);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static enum delta_status job_crashes(void *context, json_t *result, struct delta_error *err)
+{
+    (void)context;
+    (void)result;
+    (void)err;
+    signal(SIGSEGV, SIG_DFL); /* sanitizers catch it */
+    raise(SIGSEGV);
+    return DELTA_OK;
+}
+
+static void sandbox_survives_a_crash(void **state)
+{
+    struct delta_error err;
+    json_t *result;
+
+    (void)state;
+    assert_status(run(job_crashes, NULL, NULL, &result, &err), DELTA_INTERNAL);
+    assert_null(result);
+    assert_non_null(strstr(err.text, "signal 11"));
+}
+
+static enum delta_status job_sleeps(void *context, json_t *result, struct delta_error *err)
+{
+    (void)context;
+    (void)result;
+    (void)err;
+    for (int i = 0; i < 100; i++)
+        usleep(200000);
+    return DELTA_OK;
+}
+
+static void sandbox_ends_what_takes_too_long(void **state)
+{
+    const struct agent_limits limits = {.time_ms = 300};
+    struct delta_error err;
+    json_t *result;
+
+    (void)state;
+    assert_status(run(job_sleeps, NULL, &limits, &result, &err), DELTA_LIMIT);
+}
+
+static void sandbox_ends_when_asked_to_stop(void **state)
+{
+    struct delta_error err;
+    json_t *result;
+
+    (void)state;
+    stop = 1;
+    assert_status(run(job_sleeps, NULL, NULL, &result, &err), DELTA_INTERRUPTED);
+    stop = 0;
+}
+
+static enum delta_status job_eats(void *context, json_t *result, struct delta_error *err)
+{
+    char *memory = malloc((size_t)1 << 30);
+
+    (void)context;
+    (void)result;
+    if (!memory)
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory");
+    free(memory);
+    return DELTA_OK;
+}
+
+static void sandbox_limits_memory(void **state)
+{
+    const struct agent_limits limits = {.memory_bytes = (size_t)700 << 20};
+    struct delta_error err;
+    json_t *result;
+
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip();
+#endif
+    assert_ok(run(job_eats, NULL, NULL, &result, &err));
+    json_decref(result);
+    assert_status(run(job_eats, NULL, &limits, &result, &err), DELTA_NO_MEMORY);
+    json_decref(result);
+}
+
+static void sandbox_full_disk_is_told(void **state)
+{
+    const struct agent_env env = agent_env_system(&stop);
+    const struct agent_limits limits = {0};
+    struct delta_error err;
+    json_t *result;
+    int number = 1;
+
+    (void)state;
+    assert_status(agent_sandbox_run(job_tells, &number, harness_path(&scratch, "no/such/result"),
+                                    &limits, &env, &result, &err),
+                  DELTA_IO);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sandbox_brings_back_status_text_and_result),
+        cmocka_unit_test(sandbox_closes_the_network),
+        cmocka_unit_test(sandbox_survives_a_crash),
+        cmocka_unit_test(sandbox_ends_what_takes_too_long),
+        cmocka_unit_test(sandbox_ends_when_asked_to_stop),
+        cmocka_unit_test(sandbox_limits_memory),
+        cmocka_unit_test(sandbox_full_disk_is_told),
+    };
+
+    harness_scratch_make(&scratch);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    harness_scratch_remove(&scratch);
+    return failed;
+}
