@@ -66,6 +66,9 @@ static int on_field(http_parser *parser, const char *at, size_t len)
 
     if (http->value_seen && end_header(http))
         return -1;
+    /* http_parser may be built to tolerate this; with a proxy in front it smuggles requests. */
+    if (memchr(at, ' ', len))
+        return refuse(http, DELTA_FORMAT, 400);
     if (len < sizeof http->name - http->name_len) {
         memcpy(http->name + http->name_len, at, len);
         http->name_len += len;
