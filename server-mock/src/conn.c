@@ -157,6 +157,23 @@ static void start_job(struct server_conn *c, void (*job)(struct server_conn *),
     }
 }
 
+static void job_piece(struct server_conn *c)
+{
+    if (c->piece.len)
+        c->exchange.route->piece(&c->exchange, delta_buf_bytes(&c->piece));
+    delta_buf_clear(&c->piece);
+}
+
+/* The peer went away or fell silent: what it uploaded so far is kept, so that it can go on. */
+static void broken(struct server_conn *c)
+{
+    if (c->step == STEP_BODY && !c->working && c->exchange.route->piece && c->piece.len &&
+        c->exchange.reply.status == 0)
+        start_job(c, job_piece, end);
+    else
+        end(c);
+}
+
 /* ---- sending ---- */
 
 static void on_written(uv_write_t *write, int status)
@@ -230,7 +247,7 @@ static void on_bytes(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
     if (len < 0) {
         c->peer_ended = true;
         if (c->step == STEP_LINGER || !c->writing)
-            end(c);
+            broken(c);
         return;
     }
     if (c->step == STEP_LINGER)
@@ -277,7 +294,7 @@ static bool fill_plain(struct server_conn *c)
     case SERVER_TLS_FAILED:
         break;
     }
-    end(c);
+    broken(c);
     return false;
 }
 
@@ -446,13 +463,6 @@ static bool step_begin(struct server_conn *c)
     return false;
 }
 
-static void job_piece(struct server_conn *c)
-{
-    if (c->piece.len)
-        c->exchange.route->piece(&c->exchange, delta_buf_bytes(&c->piece));
-    delta_buf_clear(&c->piece);
-}
-
 static void job_finish(struct server_conn *c)
 {
     job_piece(c);
@@ -471,11 +481,7 @@ static bool step_body(struct server_conn *c)
 
     if (c->fault.action == SERVER_FAULT_DROP && c->http.request.has_body &&
         c->moved >= c->fault.value) {
-        if (c->piece.len && !c->body_done) { /* what came counts, then the line goes dead */
-            start_job(c, job_piece, end);
-            return false;
-        }
-        end(c);
+        broken(c); /* what came counts, then the line goes dead */
         return false;
     }
     if (c->body_done) {
@@ -722,6 +728,10 @@ void server_conn_accept(struct server_conns *conns, uv_stream_t *listener)
 static void time_out(struct server_conn *c)
 {
     /* In the middle of a request the peer gets a word, if it still listens. */
+    if (c->step == STEP_BODY && c->piece.len) {
+        broken(c);
+        return;
+    }
     if (c->step == STEP_BODY || (c->step == STEP_HEAD && server_http_begun(&c->http))) {
         delta_fail(&c->err, DELTA_TIMEOUT, "request took too long");
         c->http.refusal = 408;

@@ -100,6 +100,7 @@ void fleet_call(const struct fleet *fleet, const struct device *device, const st
     curl_easy_setopt(curl, CURLOPT_CAINFO, call->ca ? call->ca : fleet->keeper.places.ca_pem);
     curl_easy_setopt(curl, CURLOPT_TIMEOUT, 30L);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, keep_body);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, answer);
     curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, keep_header);
