@@ -3,7 +3,7 @@
 #ifndef DEMO_H
 #define DEMO_H
 
-#include "fleet.h"
+#include "throwaway.h"
 
 #define DEMO_DEVICES 3
 #define DEMO_NEW 2

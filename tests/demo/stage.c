@@ -90,7 +90,7 @@ static bool train_base(struct demo *demo, char *out, size_t size)
 static bool plan_base(struct demo *demo, const char *raw)
 {
     const char *argv[32] = {"frostline-learn", "plan",         "--model", raw,       "--data",
-                            demo->data_source, "--per-class",  "20",      "--ratio", "0.9",
+                            demo->data_source, "--per-class",  "10",      "--ratio", "0.9",
                             "--out",           demo->base_file};
 
     snprintf(demo->base_file, sizeof demo->base_file, "%s/base.flm", demo->fleet.root);

@@ -1,4 +1,4 @@
-#include "fleet.h"
+#include "throwaway.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -2,8 +2,8 @@
  * demonstration and the end-to-end tests; free of cmocka. Everything lies below one directory and
  * every process is ended by fleet_release(). Functions return false and keep one line in
  * fleet->error when something went wrong. One thread. */
-#ifndef FLEET_H
-#define FLEET_H
+#ifndef THROWAWAY_H
+#define THROWAWAY_H
 
 #include <jansson.h>
 #include <stdbool.h>
