@@ -12,7 +12,7 @@
 
 #include "container.h"
 #include "delta/file.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static struct delta_error err = DELTA_ERROR_INIT;
 static const char *root;

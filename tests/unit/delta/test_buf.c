@@ -5,7 +5,7 @@
 
 #include "delta/class_id.h"
 #include "delta/hash.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static void buf_grows_to_its_cap_and_no_further(void **state)
 {

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static struct delta_channel sample(void)
 {

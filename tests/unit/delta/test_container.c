@@ -1,7 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static struct delta_buf signed_model(void)
 {

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "delta/file.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 #define PROGRAM "frostline-delta"
 

@@ -4,7 +4,7 @@
 #include <zstd.h>
 
 #include "codec.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static void name_class(struct delta_model *m, const char *name)
 {

@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static struct harness_scratch scratch;
 static char path[300];

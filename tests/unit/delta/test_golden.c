@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "delta/file.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static struct delta_keyring ring;
 static struct delta_trusted_model base;

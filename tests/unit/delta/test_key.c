@@ -3,7 +3,7 @@
 #include <sys/stat.h>
 
 #include "delta/file.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static struct harness_scratch scratch;
 

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "delta/file.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static void model_round_trip_keeps_every_bit(void **state)
 {

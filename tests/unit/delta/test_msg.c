@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "fixture.h"
+#include "delta_fixture.h"
 
 #define ROW(bytes, want)                                                                           \
     {                                                                                              \

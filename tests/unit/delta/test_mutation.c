@@ -10,7 +10,7 @@
 #include "delta/file.h"
 #include "delta/msg.h"
 #include "delta/safetensors.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static uint64_t seed;
 

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "delta/cli.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static const struct delta_verb_help help = {
     "prog", "verb", "FILE", "Does it.", "First line.\n.second begins with a dot.\n\nNew part.",

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "delta/file.h"
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static struct harness_scratch scratch;
 

@@ -1,7 +1,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "fixture.h"
+#include "delta_fixture.h"
 
 static void status_table_is_stable(void **state)
 {

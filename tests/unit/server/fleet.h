@@ -3,7 +3,7 @@
 #ifndef SERVER_FLEET_H
 #define SERVER_FLEET_H
 
-#include "fixture.h"
+#include "delta_fixture.h"
 #include "release.h"
 #include "server/server.h"
 

@@ -1,5 +1,5 @@
 /* The arithmetic of a merge, against numbers computed by hand. */
-#include "fixture.h"
+#include "delta_fixture.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "fixture.h"
+#include "delta_fixture.h"
 
 #include <stdlib.h>
 #include <string.h>
