@@ -8,7 +8,7 @@
 
 #include "delta/file.h"
 #include "delta/log.h"
-#include "device.h"
+#include "fake_device.h"
 
 static int set_up(void **state)
 {

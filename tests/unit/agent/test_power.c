@@ -10,7 +10,7 @@
 
 #include "delta/file.h"
 #include "delta/log.h"
-#include "device.h"
+#include "fake_device.h"
 #include "power.h"
 
 static bool in_dir(struct device *d, const char *name)

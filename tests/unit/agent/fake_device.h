@@ -1,7 +1,7 @@
 /* A device inside the test: an enrolled directory, a release key, a fake coordinator, and jobs that
  * run in this process and do as they are told. No BLAS, no TLS, no sleeping. */
-#ifndef DEVICE_H
-#define DEVICE_H
+#ifndef FAKE_DEVICE_H
+#define FAKE_DEVICE_H
 
 #include "core.h"
 #include "fake_coord.h"

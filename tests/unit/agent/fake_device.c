@@ -1,4 +1,4 @@
-#include "device.h"
+#include "fake_device.h"
 
 #include <stdio.h>
 #include <stdlib.h>
