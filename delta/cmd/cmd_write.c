@@ -50,6 +50,8 @@ static enum delta_status make_diff(const struct diff_args *args, struct delta_bu
     if (st)
         return st;
     st = cmd_model_open(&target, args->target, err);
+    delta_buf_release(&base.bytes); /* the models hold copies */
+    delta_buf_release(&target.bytes);
     if (!st && args->sign)
         st = delta_key_load(&key, args->sign, err);
     delta_progress_start(&progress, "diff", args->quiet);
@@ -94,7 +96,7 @@ int cmd_diff(int argc, char **argv)
          .arg = "N",
          .low = 0,
          .high = 22,
-         .help = "zstd level; 0: 19"},
+         .help = "zstd level, 1 fast to 22 small; 0: 9"},
         {.name = "quiet", .kind = DELTA_OPT_FLAG, .value = &args.quiet, .help = "no progress"},
         {.name = "json",
          .kind = DELTA_OPT_FLAG,
@@ -135,6 +137,7 @@ static enum delta_status make_target(const char *base_path, const char *delta_pa
 
     if (st)
         return st;
+    delta_buf_release(&base.bytes); /* the model holds a copy */
     st = cmd_file_open(&file, delta_path, err);
     if (!st && file.kind != CMD_DELTA)
         st = delta_fail(err, DELTA_FORMAT, "'%s' is a %s, not a delta", delta_path,

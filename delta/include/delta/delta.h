@@ -28,7 +28,7 @@ struct delta_provenance {
 
 struct delta_options {
     const struct delta_provenance *provenance; /* NULL: left out */
-    int zstd_level;                            /* 0: default (19) */
+    int zstd_level;                            /* 0: default (9) */
 };
 
 /* The difference; out is initialised here and holds an unsigned file image. Any two versions of
@@ -125,7 +125,9 @@ DELTA_MUST_USE enum delta_status delta_container_kind(struct delta_bytes file,
                                                       enum delta_container_kind *kind,
                                                       struct delta_error *err);
 
-/* Adds this key's signature over the header (replacing an older one of the same key). */
+/* Adds this key's signature over the header (replacing an older one of the same key).
+ *   file     grows by at most 1088 bytes: its cap must leave that room
+ *   fails    TRUNCATED, FORMAT, LIMIT (cap, more than eight signatures), NO_MEMORY */
 DELTA_MUST_USE enum delta_status
 delta_container_sign(struct delta_buf *file, const struct delta_key *key, struct delta_error *err);
 
