@@ -14,7 +14,7 @@
 #define SIDE 32
 #define DEFAULT_CLASSES 24
 #define MAX_PER_CLASS 10000
-#define HUE_SPREAD 0.09 /* standard deviation; centres of neighbours lie 0.02 to 0.05 apart */
+#define HUE_SPREAD 0.14 /* standard deviation; centres of neighbours lie 0.02 to 0.05 apart */
 
 struct spec {
     size_t classes, train, test;
@@ -99,8 +99,8 @@ static double coverage(const struct learner_shape *shape, double x, double y, co
 static void paint_shape(struct colour *canvas, const struct learner_shape *shape,
                         struct learner_rng *rng)
 {
-    const double size = learner_rng_between(rng, 9, 14);
-    const double angle = learner_rng_between(rng, -0.35, 0.35);
+    const double size = learner_rng_between(rng, 7, 13);
+    const double angle = learner_rng_between(rng, -0.5, 0.5);
     const double cx = SIDE / 2.0 + learner_rng_between(rng, -1, 1) * (SIDE / 2.0 - size + 2);
     const double cy = SIDE / 2.0 + learner_rng_between(rng, -1, 1) * (SIDE / 2.0 - size + 2);
     const double hue = shape->hue + HUE_SPREAD * learner_rng_normal(rng);
@@ -129,12 +129,12 @@ static uint8_t to_byte(double value)
 static void paint(uint8_t *out, const struct learner_shape *shape, struct learner_rng *rng)
 {
     struct colour canvas[SIDE * SIDE];
-    const double noise = learner_rng_between(rng, 0.02, 0.09);
+    const double noise = learner_rng_between(rng, 0.03, 0.13);
 
     paint_ground(canvas, rng);
-    paint_clutter(canvas, rng, (int)learner_rng_below(rng, 4));
+    paint_clutter(canvas, rng, 1 + (int)learner_rng_below(rng, 5));
     paint_shape(canvas, shape, rng);
-    paint_clutter(canvas, rng, (int)learner_rng_below(rng, 3)); /* in front: occlusion */
+    paint_clutter(canvas, rng, (int)learner_rng_below(rng, 4)); /* in front: occlusion */
     for (int p = 0; p < SIDE * SIDE; p++) {
         const double grain = noise * learner_rng_normal(rng);
         out[p] = to_byte(canvas[p].r + grain);
