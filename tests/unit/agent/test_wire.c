@@ -320,12 +320,14 @@ static void wire_one_process_runs_a_directory(void **state)
     start(f, NULL);
     struct fleet_device *device = enrol(f, "cam-1");
     must(f, fleet_device_start(&f->fleet, device, NULL));
-    for (int i = 0; i < 100; i++) { /* until it holds the lock */
-        harness_run(&result, "frostline-agent", "run", "--dir", device->dir, "--once", NULL);
-        if (result.status)
-            break;
+    for (json_int_t polls = 0; polls == 0;) { /* until it runs, and so holds the lock */
+        json_t *status = status_of(f, device);
+        polls = number_of(status, "poll", "exchanges");
+        json_decref(status);
+        must(f, fleet_alive(&f->fleet));
         fleet_pause_ms(20);
     }
+    harness_run(&result, "frostline-agent", "run", "--dir", device->dir, "--once", NULL);
     assert_int_equal(result.status, 3);
     assert_non_null(strstr(result.err, "another process"));
     must(f, fleet_device_stop(&f->fleet, device, SIGTERM));
