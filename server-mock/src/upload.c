@@ -1,7 +1,9 @@
 /* Contributions: HEAD tells how many bytes are here, PUT appends and admits, GET tells the state.
  * An unfinished upload is the file uploads/<device>-<sha256>.part; its size is what is held, so a
- * killed coordinator needs no bookkeeping to resume. Two connections that upload the same bytes
- * write the same bytes to the same places; the digest decides in the end. */
+ * killed coordinator needs no bookkeeping to resume. It never holds the last byte: that one is
+ * added in the same step as the admission, under the name .whole, so that "all is here" and "it is
+ * admitted" cannot fall apart; killed in between, the upload starts over. Two connections that
+ * upload the same bytes write the same bytes to the same places; the digest decides in the end. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -21,7 +23,10 @@
 struct upload {
     struct delta_digest digest;
     char path[SERVER_PATH_MAX];
+    char whole[SERVER_PATH_MAX + 8];
     int fd;
+    bool has_last;
+    uint8_t last;           /* the last byte of the whole, not yet in the file */
     uint64_t at, end, size; /* next byte; end of this request's part; whole */
     bool whole_here;        /* a row in the store: only its state is to be told */
     struct server_contribution known;
@@ -76,7 +81,8 @@ static void make_room(struct server_exchange *x)
         char path[SERVER_PATH_MAX];
         struct stat info;
         if (strncmp(list.names[i], prefix, strlen(prefix)) != 0 ||
-            strlen(list.names[i]) != strlen(prefix) + DELTA_DIGEST_HEX - 1 + 5 ||
+            strlen(list.names[i]) < strlen(prefix) + DELTA_DIGEST_HEX - 1 + strlen(".part") ||
+            strlen(list.names[i]) > strlen(prefix) + DELTA_DIGEST_HEX - 1 + strlen(".whole") ||
             delta_path_join(path, sizeof path, x->context->keeper.places.uploads, list.names[i],
                             NULL) ||
             stat(path, &info) != 0)
@@ -187,6 +193,8 @@ void server_upload_begin(struct server_exchange *x)
     up->whole_here = !st && (x->is_operator || strcmp(up->known.device, x->device.name) == 0);
     server_places_upload(&x->context->keeper.places, x->is_operator ? "none" : x->device.name,
                          &up->digest, up->path);
+    snprintf(up->whole, sizeof up->whole, "%.*s.whole", (int)(strlen(up->path) - strlen(".part")),
+             up->path);
     if (x->request->method == SERVER_PUT)
         begin_put(x, up);
 }
@@ -204,6 +212,10 @@ void server_upload_piece(struct server_exchange *x, struct delta_bytes piece)
         refuse(x, 400, DELTA_FORMAT, "body is longer than Content-Range says", -1);
         return;
     }
+    if (piece.len && up->at + piece.len == up->size) {
+        up->last = piece.data[--piece.len];
+        up->has_last = true;
+    }
     while (piece.len) {
         const ssize_t put = pwrite(up->fd, piece.data, piece.len, (off_t)up->at);
         if (put < 0 && errno == EINTR)
@@ -218,38 +230,38 @@ void server_upload_piece(struct server_exchange *x, struct delta_bytes piece)
         piece.data += put;
         piece.len -= (size_t)put;
     }
+    up->at += up->has_last;
 }
 
 /* ---- the whole is here ---- */
 
-static enum delta_status check_digest(struct upload *up, struct delta_error *err)
+static enum delta_status check_whole(struct upload *up, struct delta_error *err)
 {
     struct delta_digest digest;
     uint64_t size;
-    enum delta_status st = delta_sha256_file(up->path, &digest, &size, err);
+    enum delta_status st;
 
-    if (!st && (size != up->size || !delta_digest_equal(&digest, &up->digest))) {
-        unlink(up->path);
+    if (pwrite(up->fd, &up->last, 1, (off_t)up->size - 1) != 1 || fsync(up->fd) != 0)
+        return delta_fail_errno(err, "cannot keep the upload; it may be resumed later");
+    st = delta_sha256_file(up->whole, &digest, &size, err);
+    if (!st && (size != up->size || !delta_digest_equal(&digest, &up->digest)))
         st = delta_fail(err, DELTA_DIGEST,
                         "uploaded bytes do not match their digest; they were dropped, upload "
                         "them again");
-    }
     return st;
 }
 
-static enum delta_status admit(struct server_exchange *x, struct upload *up,
-                               struct server_contribution *c, struct delta_error *err)
+static enum delta_status check_and_keep(struct server_exchange *x, struct upload *up,
+                                        struct server_contribution *c, struct delta_error *err)
 {
     struct server_keeper *keeper = &x->context->keeper;
     bool blame = false;
-    enum delta_status st = check_digest(up, err);
+    enum delta_status st = check_whole(up, err);
 
     if (st)
         return st;
-    if (fsync(up->fd) != 0)
-        return delta_fail_errno(err, "cannot keep the upload");
     c->digest = up->digest;
-    st = server_intake_check(keeper, &x->device, up->path, x->context->max_pending_per_device, c,
+    st = server_intake_check(keeper, &x->device, up->whole, x->context->max_pending_per_device, c,
                              &blame, err);
     if (st && blame) {
         struct delta_error unheard;
@@ -258,14 +270,38 @@ static enum delta_status admit(struct server_exchange *x, struct upload *up,
         if (server_store_contribution_add(keeper->store, c, &unheard))
             delta_log_warn("upload", "cannot record a refusal: %s", unheard.text);
     }
-    if (st && delta_status_class(st) != DELTA_CLASS_ENV &&
-        delta_status_class(st) != DELTA_CLASS_NET)
-        unlink(up->path);
     if (st)
         return st;
     /* The file first, then the row: a row always has its file. */
-    st = server_blob_adopt(&keeper->places, up->path, &up->digest, err);
+    st = server_blob_adopt(&keeper->places, up->whole, &up->digest, err);
     return st ? st : server_store_contribution_add(keeper->store, c, err);
+}
+
+static bool is_ours(enum delta_status st)
+{
+    return delta_status_class(st) == DELTA_CLASS_ENV || delta_status_class(st) == DELTA_CLASS_NET ||
+           delta_status_class(st) == DELTA_CLASS_BUG;
+}
+
+static enum delta_status admit(struct server_exchange *x, struct upload *up,
+                               struct server_contribution *c, struct delta_error *err)
+{
+    enum delta_status st;
+
+    if (rename(up->path, up->whole) < 0) {
+        if (errno == ENOENT)
+            return delta_fail(err, DELTA_BUSY, "another connection completes this upload");
+        return delta_fail_errno(err, "cannot keep the upload; it may be resumed later");
+    }
+    st = check_and_keep(x, up, c, err);
+    if (st && !is_ours(st)) {
+        unlink(up->whole);
+    } else if (st && delta_file_exists(up->whole)) {
+        /* Nothing is wrong with the bytes: only the last one is to come again. */
+        if (ftruncate(up->fd, (off_t)up->size - 1) < 0 || rename(up->whole, up->path) < 0)
+            unlink(up->whole);
+    }
+    return st;
 }
 
 static void finish_put(struct server_exchange *x, struct upload *up)
@@ -290,18 +326,16 @@ static void finish_put(struct server_exchange *x, struct upload *up)
         return;
     }
     st = admit(x, up, &c, &err);
-    if (st == DELTA_EXISTS || st == DELTA_NOT_FOUND) { /* a second connection was faster */
+    if (st == DELTA_EXISTS || st == DELTA_BUSY) { /* a second connection was faster */
         if (!server_store_contribution(x->context->keeper.store, &up->digest, &up->known, &err)) {
             put_state(x, 200, &up->known);
             return;
         }
     }
     if (st) {
-        const bool ours = delta_status_class(st) == DELTA_CLASS_ENV ||
-                          delta_status_class(st) == DELTA_CLASS_NET || st == DELTA_INTERNAL;
         delta_log_warn("upload", "refused device=%s status=%s: %s", x->device.name,
                        delta_status_name(st), err.text);
-        server_reply_error(&x->reply, ours ? server_reply_status(st) : 422, &err, -1);
+        server_reply_error(&x->reply, is_ours(st) ? server_reply_status(st) : 422, &err, -1);
         return;
     }
     delta_log_info("upload", "admitted device=%s bytes=%llu new_samples=%u", x->device.name,
