@@ -127,6 +127,10 @@ static void gradients_agree_with_finite_differences(void **state)
     size_t checked = 0;
 
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    print_message("SKIP: minutes of plain loops on one thread prove nothing about threads\n");
+    skip();
+#endif
     fixture_model(&model, 3, 8, CLASSES, 11);
     for (size_t m = 0; m < sizeof modes / sizeof *modes; m++) {
         struct learner_net *net = small_net(&model, "ref", 1);

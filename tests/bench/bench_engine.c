@@ -1,0 +1,230 @@
+/* How fast the engine is: forward pass and training step of each network, and its share of what
+ * the processor can do. Rates per processor second stay comparable on a machine that others use;
+ * wall time does not. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench_peak.h"
+#include "delta/cli.h"
+#include "graph.h"
+#include "learner/loss.h"
+#include "rng.h"
+
+#define CLASSES 100
+
+struct settings {
+    int64_t width, side, batch, threads;
+    double seconds;
+    const char *device;
+    bool layers, json;
+};
+
+struct timing {
+    double wall, cpu; /* per run */
+};
+
+static const struct delta_verb_help help = {
+    .program = "bench_engine",
+    .operands = "",
+    .summary = "measures the training engine",
+    .details = "Rates are multiply-adds of convolutions and linear layers, counted twice, per "
+               "second of processor time; the peak is measured on registers.",
+};
+
+static double layer_flops(const struct learner_layer *layer)
+{
+    const double area = (double)layer->out.h * (double)layer->out.w;
+
+    if (layer->kind == LEARNER_LAYER_POOL)
+        return 0;
+    const size_t kernel = layer->kind == LEARNER_LAYER_CONV ? layer->kernel : 1;
+    return 2 * area * (double)(layer->out.c * layer->in.c * kernel * kernel);
+}
+
+static double net_flops(const struct learner_net *net)
+{
+    double sum = 0;
+
+    for (size_t l = 0; l < net->layers.count; l++)
+        sum += layer_flops(&net->layers.items[l]);
+    return sum;
+}
+
+static enum delta_status build(struct learner_net **net, const struct settings *settings,
+                               uint32_t width, bool train, struct delta_error *err)
+{
+    const struct delta_arch arch = {.name = "resnet18",
+                                    .stem = "cifar",
+                                    .width = width,
+                                    .channels = 3,
+                                    .height = (uint32_t)settings->side,
+                                    .image_width = (uint32_t)settings->side,
+                                    .mean = {0.5, 0.5, 0.5},
+                                    .std = {0.25, 0.25, 0.25}};
+    const struct learner_net_options options = {.device = settings->device,
+                                                .batch = (size_t)settings->batch,
+                                                .threads = (int)settings->threads,
+                                                .train = train};
+    static struct delta_class_id ids[CLASSES];
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct learner_rng rng;
+
+    for (int k = 0; k < CLASSES; k++)
+        snprintf(ids[k].text, sizeof ids[k].text, "class-%d", k);
+    enum delta_status st = learner_net_init_model(&model, &arch, ids, CLASSES, 1, err);
+    if (!st)
+        st = learner_net_new(net, &model, &options, err);
+    delta_model_release(&model);
+    if (st)
+        return st;
+    learner_rng_init(&rng, 1, 0);
+    const size_t count = (size_t)settings->batch * learner_shape_count(&(*net)->layers.items[0].in);
+    for (size_t i = 0; i < count; i++)
+        (*net)->input[i] = (float)learner_rng_normal(&rng);
+    return DELTA_OK;
+}
+
+static enum delta_status run_once(struct learner_net *net, bool train, struct delta_error *err)
+{
+    static int32_t labels[65536];
+    enum delta_status st =
+        learner_net_forward(net, net->batch, train ? LEARNER_TRAIN : LEARNER_INFER, err);
+
+    if (st || !train)
+        return st;
+    learner_loss_ce(learner_net_logits(net), labels, NULL, net->batch, net->class_count, 1,
+                    learner_net_logits_grad(net));
+    return learner_net_backward(net, net->batch, err);
+}
+
+/* The best of as many runs as fit the time; at least two after one to warm up. */
+static enum delta_status measure(struct learner_net *net, bool train, double seconds,
+                                 struct timing *best, struct delta_error *err)
+{
+    const double begin = bench_wall_seconds();
+    enum delta_status st = run_once(net, train, err);
+
+    *best = (struct timing){1e30, 1e30};
+    for (int run = 0; !st && (run < 2 || bench_wall_seconds() - begin < seconds); run++) {
+        const double wall = bench_wall_seconds(), cpu = bench_cpu_seconds();
+        st = run_once(net, train, err);
+        const struct timing now = {bench_wall_seconds() - wall, bench_cpu_seconds() - cpu};
+        best->wall = now.wall < best->wall ? now.wall : best->wall;
+        best->cpu = now.cpu < best->cpu ? now.cpu : best->cpu;
+    }
+    return st;
+}
+
+static void report(const struct settings *settings, json_t *rows, const char *what, uint32_t width,
+                   double flops, const struct timing *timing, double peak, size_t memory)
+{
+    const double images = (double)settings->batch;
+    const double rate = flops * images / timing->cpu * 1e-9;
+
+    if (settings->json)
+        json_array_append_new(
+            rows, json_pack("{s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I}", "network", "resnet18",
+                            "pass", what, "width", (int)width, "wall_ms", timing->wall * 1e3,
+                            "images_per_s", images / timing->wall, "mflop_per_image", flops * 1e-6,
+                            "gflops_per_core", rate, "share_of_peak", rate / peak, "memory_bytes",
+                            (json_int_t)memory));
+    else
+        printf("resnet18 w%-3u %-8s %9.2f ms %9.0f images/s %8.0f MFLOP/image %7.1f GFLOP/s/core "
+               "%5.1f %% of peak %7.1f MB\n",
+               width, what, timing->wall * 1e3, images / timing->wall, flops * 1e-6, rate,
+               100 * rate / peak, (double)memory * 1e-6);
+}
+
+static void report_layers(struct learner_net *net, double peak)
+{
+    const struct learner_pass pass = {.n = net->batch, .mode = LEARNER_INFER};
+
+    for (size_t i = 0; i < net->fused_count; i++) {
+        const struct learner_op *op = &net->fused[i];
+        double best = 1e30;
+        for (int run = 0; run < 5; run++) {
+            const double cpu = bench_cpu_seconds();
+            net->device->ops->run(net->device, op, &pass);
+            const double now = bench_cpu_seconds() - cpu;
+            best = now < best ? now : best;
+        }
+        const double rate = layer_flops(&net->layers.items[i]) * (double)net->batch / best * 1e-9;
+        printf("    %-24s %4zu x %3zu x %3zu -> %4zu  %8.3f ms %7.1f GFLOP/s/core %5.1f %%\n",
+               op->name, op->in.c, op->in.h, op->in.w, op->out.c, best * 1e3, rate,
+               100 * rate / peak);
+    }
+}
+
+static enum delta_status bench_width(const struct settings *settings, json_t *rows, uint32_t width,
+                                     double peak, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    for (int train = 0; !st && train < 2; train++) {
+        struct learner_net *net = NULL;
+        struct timing best;
+        st = build(&net, settings, width, train, err);
+        if (!st)
+            st = measure(net, train, settings->seconds, &best, err);
+        if (!st) {
+            /* the gradient of the image is not computed */
+            const double flops =
+                train ? 3 * net_flops(net) - layer_flops(&net->layers.items[0]) : net_flops(net);
+            report(settings, rows, train ? "step" : "forward", width, flops, &best, peak,
+                   learner_net_memory_bytes(net));
+        }
+        if (!st && settings->layers && !train && net->fused)
+            report_layers(net, peak);
+        learner_net_free(net);
+    }
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    struct settings settings = {.batch = 64, .side = 32, .seconds = 2, .device = "auto"};
+    struct delta_opt opts[] = {{"width", DELTA_OPT_INT, &settings.width, "N",
+                                "channels of the first stage; 0: 16, 32, 64", NULL, NULL, 0, 256,
+                                false},
+                               {"side", DELTA_OPT_INT, &settings.side, "N",
+                                "pixels a side of the images (32)", NULL, NULL, 8, 512, false},
+                               {"batch", DELTA_OPT_INT, &settings.batch, "N",
+                                "images of a batch (64)", NULL, NULL, 1, 4096, false},
+                               {"threads", DELTA_OPT_INT, &settings.threads, "N",
+                                "threads; 0: all cores", NULL, NULL, 0, 64, false},
+                               {"seconds", DELTA_OPT_REAL, &settings.seconds, "S",
+                                "time for each measurement (2)", NULL, NULL, 0, 600, false},
+                               {"device", DELTA_OPT_CHOICE, &settings.device, "NAME",
+                                "ref, blas, cuda or auto", NULL, "ref|blas|cuda|auto", 0, 0, false},
+                               {"layers", DELTA_OPT_FLAG, &settings.layers, NULL,
+                                "also every layer of the forward pass", NULL, NULL, 0, 0, false},
+                               {"json", DELTA_OPT_FLAG, &settings.json, NULL,
+                                "one JSON object on stdout", NULL, NULL, 0, 0, false},
+                               {0}};
+    static const uint32_t widths[] = {16, 32, 64};
+    struct delta_error err = DELTA_ERROR_INIT;
+    enum delta_status st = DELTA_OK;
+    int first;
+    const int exit_status = delta_opt_parse(&help, opts, argc, argv, &first);
+
+    if (exit_status >= 0)
+        return exit_status;
+    const double peak = bench_peak_gflops();
+    json_t *rows = json_array();
+    if (!settings.json)
+        printf("peak of one core: %.1f GFLOP/s\n", peak);
+    for (size_t i = 0; !st && i < 3; i++)
+        if (!settings.width || (i == 0 && settings.width))
+            st = bench_width(&settings, rows, settings.width ? (uint32_t)settings.width : widths[i],
+                             peak, &err);
+    if (!st && settings.json) {
+        json_t *root = json_pack("{s:i, s:f, s:O}", "schema", 1, "peak_gflops", peak, "runs", rows);
+        json_dumpf(root, stdout, JSON_INDENT(1));
+        putchar('\n');
+        json_decref(root);
+    }
+    json_decref(rows);
+    return st ? delta_cli_fail(&help, &err) : 0;
+}
