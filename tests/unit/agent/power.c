@@ -1,11 +1,13 @@
 #include "power.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 static long operations;
 static long end_before = -1; /* the process ends before this one */
+static long full_from = -1;  /* writes fail from this operation on */
 
 static void count(void)
 {
@@ -39,6 +41,11 @@ ssize_t __wrap_write(int fd, const void *data, size_t len)
         const ssize_t put = __real_write(fd, data, len / 2);
         (void)put;
     }
+    if (full_from >= 0 && operations >= full_from) {
+        operations++;
+        errno = ENOSPC;
+        return -1;
+    }
     count();
     return __real_write(fd, data, len);
 }
@@ -65,6 +72,12 @@ void power_cut_before(long operation)
 {
     operations = 0;
     end_before = operation;
+}
+
+void power_disk_full_from(long operation)
+{
+    operations = 0;
+    full_from = operation;
 }
 
 void power_fast_disk(void)

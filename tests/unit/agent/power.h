@@ -7,6 +7,8 @@
 
 /* Counts from here on; -1 = no cut. */
 void power_cut_before(long operation);
+/* Counts from here on; every write from that operation on finds no space. */
+void power_disk_full_from(long operation);
 /* Scratch directories in memory, where there is such a place: cuts are simulated, and thousands
  * of real fsyncs would only take time. */
 void power_fast_disk(void);
