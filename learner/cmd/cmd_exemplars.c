@@ -33,6 +33,7 @@ int learner_cmd_exemplars(int argc, char **argv)
          .help = "images per class to choose from, 0 = all", .low = 0, .high = 1e9},
         {"out", DELTA_OPT_TEXT, &out, .arg = "FILE", .help = "exemplar file to write",
          .required = true},
+        LEARNER_OPT_DEVICE(common),
         LEARNER_OPT_SEED(common),
         LEARNER_OPT_JSON(common),
         {0}};
@@ -50,8 +51,9 @@ int learner_cmd_exemplars(int argc, char **argv)
     if (!st)
         st = learner_samples_known(&data, &model, (size_t)pool, &err);
     if (!st)
-        st = learner_exemplars_choose(&exemplars, &model, &data, (size_t)per_class, (size_t)probes,
-                                      (uint64_t)common.seed, &err);
+        st = learner_exemplars_choose_within(&exemplars, &model, &data, (size_t)per_class,
+                                             (size_t)probes, learner_common_budget(&common), &err);
+    learner_common_done(&common);
     if (!st)
         st = learner_exemplars_save(&exemplars, out, &err);
     if (!st && common.json)

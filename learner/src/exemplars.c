@@ -82,6 +82,7 @@ struct wishes {
     size_t replay, probe;
     uint64_t seed;
     const bool *held; /* NULL, or: probes come from these and replay from the others */
+    const struct learner_budget *budget; /* NULL: defaults */
 };
 
 static enum delta_status choose_class(uint32_t *replay, size_t *replays, uint32_t *probe,
@@ -128,7 +129,7 @@ static enum delta_status choose(struct learner_exemplars *out, const struct delt
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for choosing exemplars");
         goto done;
     }
-    st = learner_embed(&embedding, model, from, NULL, "features", err);
+    st = learner_embed(&embedding, model, from, wishes->budget, "features", err);
     for (size_t k = 0; !st && k < from->class_count; k++)
         st = choose_class(replay, &replays, probe, &probes, use, index, k, from, &embedding, wishes,
                           err);
@@ -156,7 +157,20 @@ enum delta_status learner_exemplars_choose(struct learner_exemplars *out,
                                            size_t probe_per_class, uint64_t seed,
                                            struct delta_error *err)
 {
-    const struct wishes wishes = {per_class, probe_per_class, seed, NULL};
+    const struct wishes wishes = {per_class, probe_per_class, seed, NULL, NULL};
+
+    return choose(out, model, from, &wishes, err);
+}
+
+enum delta_status learner_exemplars_choose_within(struct learner_exemplars *out,
+                                                  const struct delta_model *model,
+                                                  const struct learner_samples *from,
+                                                  size_t per_class, size_t probe_per_class,
+                                                  const struct learner_budget *budget,
+                                                  struct delta_error *err)
+{
+    const struct wishes wishes = {per_class, probe_per_class, budget ? budget->seed : 0, NULL,
+                                  budget};
 
     return choose(out, model, from, &wishes, err);
 }
@@ -175,7 +189,7 @@ enum delta_status learner_exemplars_add(struct learner_exemplars *exemplars,
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
     st = learner_holdout(held, samples, seed, err);
     if (!st) {
-        const struct wishes wishes = {per_class, probe_per_class, seed, held};
+        const struct wishes wishes = {per_class, probe_per_class, seed, held, NULL};
         st = choose(&fresh, model, samples, &wishes, err);
     }
     if (!st)

@@ -20,6 +20,13 @@ DELTA_MUST_USE enum delta_status learner_exemplars_choose(struct learner_exempla
                                                           const struct learner_samples *from,
                                                           size_t per_class, size_t probe_per_class,
                                                           uint64_t seed, struct delta_error *err);
+/* The same on the budget's device, with its seed and progress (may be NULL: defaults, seed 0). */
+struct learner_budget;
+DELTA_MUST_USE enum delta_status
+learner_exemplars_choose_within(struct learner_exemplars *out, const struct delta_model *model,
+                                const struct learner_samples *from, size_t per_class,
+                                size_t probe_per_class, const struct learner_budget *budget,
+                                struct delta_error *err);
 DELTA_MUST_USE enum delta_status learner_exemplars_save(const struct learner_exemplars *exemplars,
                                                         const char *path, struct delta_error *err);
 DELTA_MUST_USE enum delta_status learner_exemplars_load(struct learner_exemplars *out,
