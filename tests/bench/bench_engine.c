@@ -33,22 +33,23 @@ static const struct delta_verb_help help = {
                "second of processor time; the peak is measured on registers.",
 };
 
-static double layer_flops(const struct learner_layer *layer)
+static double op_flops(const struct learner_op *op)
 {
-    const double area = (double)layer->out.h * (double)layer->out.w;
+    const double area = (double)op->out.h * (double)op->out.w;
 
-    if (layer->kind == LEARNER_LAYER_POOL)
+    if (op->kind == LEARNER_OP_LINEAR)
+        return 2.0 * (double)(op->in.c * op->out.c);
+    if (op->kind != LEARNER_OP_CONV && op->kind != LEARNER_OP_CONV_NORM)
         return 0;
-    const size_t kernel = layer->kind == LEARNER_LAYER_CONV ? layer->kernel : 1;
-    return 2 * area * (double)(layer->out.c * layer->in.c * kernel * kernel);
+    return 2 * area * (double)(op->out.c * op->in.c * op->kernel * op->kernel);
 }
 
 static double net_flops(const struct learner_net *net)
 {
     double sum = 0;
 
-    for (size_t l = 0; l < net->layers.count; l++)
-        sum += layer_flops(&net->layers.items[l]);
+    for (size_t i = 0; i < net->op_count; i++)
+        sum += op_flops(&net->ops[i]);
     return sum;
 }
 
@@ -137,23 +138,47 @@ static void report(const struct settings *settings, json_t *rows, const char *wh
                100 * rate / peak, (double)memory * 1e-6);
 }
 
+static double op_cpu_seconds(struct learner_net *net, const struct learner_op *op,
+                             const struct learner_pass *pass)
+{
+    double best = 1e30;
+
+    for (int run = 0; run < 5; run++) {
+        const double begin = bench_cpu_seconds();
+        net->device->ops->run(net->device, op, pass);
+        const double now = bench_cpu_seconds() - begin;
+        best = now < best ? now : best;
+    }
+    return best;
+}
+
+static void report_op(const struct learner_net *net, const struct learner_op *op, const char *what,
+                      double seconds, double flops, double peak)
+{
+    const double rate = flops * (double)net->batch / seconds * 1e-9;
+
+    printf("    %-8s %-24s %4zu x %3zu x %3zu -> %4zu  %8.3f ms", what, op->name, op->in.c,
+           op->in.h, op->in.w, op->out.c, seconds * 1e3);
+    if (flops > 0)
+        printf(" %7.1f GFLOP/s/core %5.1f %%", rate, 100 * rate / peak);
+    putchar('\n');
+}
+
 static void report_layers(struct learner_net *net, double peak)
 {
-    const struct learner_pass pass = {.n = net->batch, .mode = LEARNER_INFER};
+    struct learner_pass pass = {.n = net->batch, .mode = LEARNER_INFER};
 
-    for (size_t i = 0; i < net->fused_count; i++) {
-        const struct learner_op *op = &net->fused[i];
-        double best = 1e30;
-        for (int run = 0; run < 5; run++) {
-            const double cpu = bench_cpu_seconds();
-            net->device->ops->run(net->device, op, &pass);
-            const double now = bench_cpu_seconds() - cpu;
-            best = now < best ? now : best;
-        }
-        const double rate = layer_flops(&net->layers.items[i]) * (double)net->batch / best * 1e-9;
-        printf("    %-24s %4zu x %3zu x %3zu -> %4zu  %8.3f ms %7.1f GFLOP/s/core %5.1f %%\n",
-               op->name, op->in.c, op->in.h, op->in.w, op->out.c, best * 1e3, rate,
-               100 * rate / peak);
+    for (size_t i = 0; !net->train && i < net->fused_count; i++)
+        report_op(net, &net->fused[i], "infer", op_cpu_seconds(net, &net->fused[i], &pass),
+                  op_flops(&net->fused[i]), peak);
+    pass.mode = LEARNER_TRAIN;
+    for (size_t i = 0; net->train && i < net->op_count; i++) {
+        const struct learner_op *op = &net->ops[i];
+        pass.backward = false;
+        report_op(net, op, "forward", op_cpu_seconds(net, op, &pass), op_flops(op), peak);
+        pass.backward = true;
+        report_op(net, op, "backward", op_cpu_seconds(net, op, &pass),
+                  op_flops(op) * (op->dx ? 2 : 1), peak);
     }
 }
 
@@ -171,11 +196,11 @@ static enum delta_status bench_width(const struct settings *settings, json_t *ro
         if (!st) {
             /* the gradient of the image is not computed */
             const double flops =
-                train ? 3 * net_flops(net) - layer_flops(&net->layers.items[0]) : net_flops(net);
+                train ? 3 * net_flops(net) - op_flops(&net->ops[0]) : net_flops(net);
             report(settings, rows, train ? "step" : "forward", width, flops, &best, peak,
                    learner_net_memory_bytes(net));
         }
-        if (!st && settings->layers && !train && net->fused)
+        if (!st && settings->layers)
             report_layers(net, peak);
         learner_net_free(net);
     }
@@ -199,7 +224,7 @@ int main(int argc, char **argv)
                                {"device", DELTA_OPT_CHOICE, &settings.device, "NAME",
                                 "ref, blas, cuda or auto", NULL, "ref|blas|cuda|auto", 0, 0, false},
                                {"layers", DELTA_OPT_FLAG, &settings.layers, NULL,
-                                "also every layer of the forward pass", NULL, NULL, 0, 0, false},
+                                "also every operation by itself", NULL, NULL, 0, 0, false},
                                {"json", DELTA_OPT_FLAG, &settings.json, NULL,
                                 "one JSON object on stdout", NULL, NULL, 0, 0, false},
                                {0}};

@@ -13,6 +13,11 @@ struct work {
     const struct learner_tap_plan *plan;
 };
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static size_t blocks(size_t channels, const struct learner_kernels *kernels)
 {
     return (channels + kernels->rows - 1) / kernels->rows;
@@ -34,21 +39,22 @@ enum delta_status blas_conv_prepare(struct blas *blas, const struct learner_op *
 {
     const size_t members = learner_pool_members(blas->pool), rows = blas->kernels->rows;
     const size_t padded = blocks(op->out.c, blas->kernels) * rows;
-    struct learner_tap_plan plan, back;
+    struct learner_tap_plan plan;
 
     if (!learner_taps_fit(op))
         return delta_fail(err, DELTA_UNSUPPORTED,
                           "layer '%s': kernel %zu, stride %zu, padding %zu is not supported",
                           op->name, op->kernel, op->stride, op->pad);
     learner_taps_forward(&plan, op, blas->kernels);
-    size_t tile = plan.sources * learner_taps_channel(&plan) + (train ? padded : rows) * plan.plane;
+    size_t tile = plan.sources * learner_taps_channel(&plan) + rows * plan.plane;
     size_t offsets = plan.offset_count, weights = plan.weight_count;
     if (train) {
-        learner_taps_backward(&back, op, blas->kernels);
-        const size_t other = (back.sources + rows) * back.plane;
-        tile = tile > other ? tile : other;
-        offsets = offsets > back.offset_count ? offsets : back.offset_count;
-        weights = weights > back.weight_count ? weights : back.weight_count;
+        learner_taps_gradient(&plan, op, blas->kernels);
+        tile = larger(tile, plan.sources * learner_taps_channel(&plan) + padded * plan.plane);
+        learner_taps_backward(&plan, op, blas->kernels);
+        tile = larger(tile, (plan.sources + rows) * plan.plane);
+        offsets = larger(offsets, plan.offset_count);
+        weights = larger(weights, plan.weight_count);
         blas->partial =
             grow(blas->partial, &blas->partial_floats,
                  op->out.c * op->in.c * op->kernel * op->kernel, members, sizeof(float));
@@ -244,7 +250,7 @@ void blas_conv_backward(const struct blas_job *job)
     struct work work = {job, &plan};
 
     /* offsets run over (source, ky, kx), which is the order of the weights of one output channel */
-    learner_taps_forward(&plan, job->op, job->blas->kernels);
+    learner_taps_gradient(&plan, job->op, job->blas->kernels);
     learner_taps_offsets(&plan, job->blas->offsets);
     learner_pool_run(job->blas->pool, gather_gradient, &work);
     learner_pool_run(job->blas->pool, reduce_gradient, &work);

@@ -3,7 +3,8 @@
  *   TABLE  name of the table       NAME  its text
  * and is compiled with the flags of its instruction set. GCC's and clang's vector types do the
  * rest; ROWS * 3 accumulators, 3 inputs and a weight must fit the vector registers. */
-#include <string.h>
+#ifndef LEARNER_KERNELS_BODY_H
+#define LEARNER_KERNELS_BODY_H
 
 #include "kernels.h"
 
@@ -27,13 +28,16 @@ static inline void put(float *to, vec value, bool add)
     store(to, value);
 }
 
+/* Halves are added until one number is left: short chains, one order. */
 static inline float total(vec v)
 {
-    float sum = 0;
+    float part[LANES];
 
-    for (int i = 0; i < LANES; i++)
-        sum += v[i];
-    return sum;
+    store(part, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            part[i] += part[i + half];
+    return part[0];
 }
 
 static inline vec positive_or_nan(vec v)
@@ -229,3 +233,5 @@ const struct learner_kernels TABLE = {
     .norm_gather = norm_gather,
     .norm_apply = norm_apply,
 };
+
+#endif

@@ -4,6 +4,9 @@
 
 /* Packed sources of a tile: a part of a common second-level cache. */
 #define TILE_FLOATS ((size_t)96 * 1024)
+/* For weight gradients: every call ends by adding up its vectors, so few long calls win, and their
+ * sources are read too seldom to need a near cache. */
+#define TILE_FLOATS_GRADIENT ((size_t)512 * 1024)
 /* Positions of a tile of several images: enough to spread the cost of reading the weights, few
  * enough that a block of results stays in the first-level cache. */
 #define TILE_POSITIONS 1280
@@ -19,20 +22,21 @@ static size_t round_up(size_t value, size_t to)
 }
 
 /* Sizes of a tile, once border, pitch and phases are known. total_rows: of an image with its whole
- * border; halo: how far below its own row a result sees. */
-static void plan_tile(struct learner_tap_plan *plan, size_t total_rows, size_t halo)
+ * border; halo: how far below its own row a result sees; room: floats
+ * for the packed sources. */
+static void plan_tile(struct learner_tap_plan *plan, size_t room, size_t total_rows, size_t halo)
 {
     const size_t channels = plan->sources * plan->split * plan->split;
     const size_t whole = total_rows - plan->shared;
 
-    if (channels * whole * plan->pitch <= TILE_FLOATS) {
-        const size_t by_memory = TILE_FLOATS / (channels * whole * plan->pitch);
+    if (channels * whole * plan->pitch <= room) {
+        const size_t by_memory = room / (channels * whole * plan->pitch);
         const size_t by_length = TILE_POSITIONS / (whole * plan->pitch);
         plan->images = larger(1, by_memory < by_length ? by_memory : by_length);
         plan->tile_rows = plan->rows;
         plan->image_rows = whole;
     } else {
-        const size_t fit = TILE_FLOATS / (channels * plan->pitch);
+        const size_t fit = room / (channels * plan->pitch);
         plan->images = 1;
         plan->tile_rows = fit > halo ? fit - halo : 1;
         if (plan->tile_rows > plan->rows)
@@ -64,8 +68,8 @@ static void add_tap(struct learner_tap_phase *phase, size_t ky, size_t kx, size_
     phase->at[phase->count++] = at;
 }
 
-void learner_taps_forward(struct learner_tap_plan *plan, const struct learner_op *op,
-                          const struct learner_kernels *kernels)
+static void plan_forward(struct learner_tap_plan *plan, const struct learner_op *op,
+                         const struct learner_kernels *kernels, size_t room)
 {
     const size_t s = op->stride, k = op->kernel;
     const size_t reach = (k - 1) / s; /* rows of a split plane below the first one seen */
@@ -87,12 +91,24 @@ void learner_taps_forward(struct learner_tap_plan *plan, const struct learner_op
     plan->phase_count = 1;
     plan->shared = s == 1 ? op->pad : 0;
     plan->pitch = op->out.w + reach - plan->shared;
-    plan_tile(plan, op->out.h + reach, reach);
+    plan_tile(plan, room, op->out.h + reach, reach);
     for (size_t ky = 0; ky < k; ky++)
         for (size_t kx = 0; kx < k; kx++)
             add_tap(phase, ky, kx,
                     (ky % s * s + kx % s) * plan->plane + ky / s * plan->pitch + kx / s);
     count_work(plan, kernels);
+}
+
+void learner_taps_forward(struct learner_tap_plan *plan, const struct learner_op *op,
+                          const struct learner_kernels *kernels)
+{
+    plan_forward(plan, op, kernels, TILE_FLOATS);
+}
+
+void learner_taps_gradient(struct learner_tap_plan *plan, const struct learner_op *op,
+                           const struct learner_kernels *kernels)
+{
+    plan_forward(plan, op, kernels, TILE_FLOATS_GRADIENT);
 }
 
 /* One axis of the gradient of the input. Input pixel y = s u + f - pad receives from output
@@ -177,7 +193,7 @@ void learner_taps_backward(struct learner_tap_plan *plan, const struct learner_o
     }
     for (size_t f = 0; f < s * s; f++)
         plan_phase(plan, &rows, &cols, f / s, f % s, op->pad);
-    plan_tile(plan, larger(rows.before + op->out.h + rows.after, plan->rows), halo);
+    plan_tile(plan, TILE_FLOATS, larger(rows.before + op->out.h + rows.after, plan->rows), halo);
     count_work(plan, kernels);
 }
 
@@ -252,10 +268,17 @@ static void pack_row(const struct learner_tap_plan *plan, const float *row, size
             out[i] = 0;
         return;
     }
-    for (size_t i = 0; i < plan->pitch; i++) {
-        const size_t x = s * i + b - plan->left; /* wraps below zero: then too large */
-        out[i] = x < w ? row[x] : 0;
-    }
+    const size_t first = plan->left > b ? (plan->left - b + s - 1) / s : 0;
+    const size_t x = s * first + b - plan->left; /* of the first pixel */
+    size_t end = x < w ? first + (w - x + s - 1) / s : first;
+    if (end > plan->pitch)
+        end = plan->pitch;
+    for (size_t i = 0; i < first; i++)
+        out[i] = 0;
+    for (size_t i = first; i < end; i++)
+        out[i] = row[x + s * (i - first)];
+    for (size_t i = end; i < plan->pitch; i++)
+        out[i] = 0;
 }
 
 void learner_taps_pack(const struct learner_tap_plan *plan, const struct learner_tap_tile *tile,
@@ -267,6 +290,8 @@ void learner_taps_pack(const struct learner_tap_plan *plan, const struct learner
     for (size_t c = 0; c < plan->sources; c++)
         for (size_t f = 0; f < s * s; f++, out += plan->plane) {
             float *to = out;
+            if (f / s >= plan->kernel || f % s >= plan->kernel)
+                continue; /* no tap sees this one */
             for (size_t g = 0; g < tile->images; g++) {
                 const float *plane = src + ((tile->image + g) * plan->sources + c) * area;
                 for (size_t i = 0; i < plan->image_rows; i++, to += plan->pitch) {

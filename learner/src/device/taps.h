@@ -58,9 +58,12 @@ static inline bool learner_taps_fit(const struct learner_op *op)
            op->stride <= LEARNER_TAPS_STRIDE_MAX && op->pad < op->kernel;
 }
 
-/* Plans the forward pass or the gradient of the input; only for ops that fit. */
+/* Plans the forward pass, the gradient of the weights (the forward pass in larger tiles) or the
+ * gradient of the input; only for ops that fit. */
 void learner_taps_forward(struct learner_tap_plan *plan, const struct learner_op *op,
                           const struct learner_kernels *kernels);
+void learner_taps_gradient(struct learner_tap_plan *plan, const struct learner_op *op,
+                           const struct learner_kernels *kernels);
 void learner_taps_backward(struct learner_tap_plan *plan, const struct learner_op *op,
                            const struct learner_kernels *kernels);
 
