@@ -9,7 +9,7 @@
 
 #include "ca.h"
 #include "delta/clock.h"
-#include "fleet.h"
+#include "server_fleet.h"
 
 struct authority {
     struct harness_scratch scratch;

@@ -1,5 +1,5 @@
 /* The real program, killed and starved: nothing that was acknowledged is lost. */
-#include "fleet.h"
+#include "server_fleet.h"
 
 #include <signal.h>
 #include <stdio.h>

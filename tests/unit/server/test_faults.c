@@ -1,5 +1,5 @@
 /* Fault rules: what is parsed, and that the coordinator does misbehave as told. */
-#include "fleet.h"
+#include "server_fleet.h"
 
 #include <stdio.h>
 #include <stdlib.h>

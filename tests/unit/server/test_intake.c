@@ -1,5 +1,5 @@
 /* Admission: every reason to refuse, and that the order of arrival does not matter afterwards. */
-#include "fleet.h"
+#include "server_fleet.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* The coordinator over real mutual TLS: who gets in, polling, downloads, reports, lists. */
-#include "fleet.h"
+#include "server_fleet.h"
 
 #include <arpa/inet.h>
 #include <pthread.h>

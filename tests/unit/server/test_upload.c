@@ -1,5 +1,5 @@
 /* Contributions over real mutual TLS: whole, in pieces, broken off, resumed, repeated, refused. */
-#include "fleet.h"
+#include "server_fleet.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-#include "fleet.h"
+#include "server_fleet.h"
 
 #include <mbedtls/x509_csr.h>
 #include <pthread.h>

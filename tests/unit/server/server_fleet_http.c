@@ -5,7 +5,7 @@
 
 #include "ca.h"
 #include "delta/msg.h"
-#include "fleet.h"
+#include "server_fleet.h"
 
 static size_t keep_body(char *data, size_t size, size_t count, void *context)
 {
