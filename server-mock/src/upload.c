@@ -46,9 +46,11 @@ static void put_state(struct server_exchange *x, int status, const struct server
     const bool brief = status == 201;
 
     delta_buf_init(&body, 1024);
-    delta_msg_map(&msg, brief ? 2 : 4);
-    delta_msg_str(&msg, "id");
-    delta_msg_bin(&msg, c->digest.bytes, sizeof c->digest.bytes);
+    delta_msg_map(&msg, brief ? 2 : 3);
+    if (brief) {
+        delta_msg_str(&msg, "id");
+        delta_msg_bin(&msg, c->digest.bytes, sizeof c->digest.bytes);
+    }
     if (!brief) {
         delta_msg_str(&msg, "reason");
         delta_msg_str(&msg, c->reason);
