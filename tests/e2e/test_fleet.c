@@ -190,6 +190,28 @@ static void classes_travel_through_the_fleet(void **state)
     fleet_release(&fleet);
 }
 
+/* Each contribution is merged at once, so that the later one starts from a version that is no
+ * longer the newest. */
+static void a_contribution_on_an_older_base_is_merged(void **state)
+{
+    struct fleet fleet;
+    struct fleet_device *device[2];
+
+    (void)state;
+    begin(&fleet, (const char *const[]){"--merge-min", "1", NULL});
+    device[0] = join(&fleet, "one", true);
+    device[1] = join(&fleet, "two", true);
+    for (size_t i = 0; i < 2; i++)
+        drop_class(&fleet, device[i], given.new_class[i], given.new_class[i]);
+    for (size_t i = 0; i < 2; i++)
+        for (size_t k = 0; k < 2; k++)
+            wait_for_class(&fleet, device[i], given.new_class[k]);
+    for (size_t i = 0; i < 2; i++)
+        for (size_t k = 0; k < 2; k++)
+            assert_true(recall(&fleet, device[i], given.new_class[k]) >= 0.2);
+    fleet_release(&fleet);
+}
+
 static void killed_at_any_moment_nothing_is_lost(void **state)
 {
     struct fleet fleet;
@@ -287,6 +309,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(classes_travel_through_the_fleet),
+        cmocka_unit_test(a_contribution_on_an_older_base_is_merged),
         cmocka_unit_test(killed_at_any_moment_nothing_is_lost),
         cmocka_unit_test(coordinator_of_another_ca_is_not_trusted),
         cmocka_unit_test(wrong_token_is_refused),
