@@ -13,7 +13,7 @@
 
 #include "throwaway.h"
 
-#define DATA "synthetic:classes=8,train=80,test=20,seed=5"
+#define DATA "synthetic:classes=8,train=150,test=20,seed=5"
 #define BASE_CLASSES 6
 #define WAIT_SECONDS 120
 
@@ -42,7 +42,7 @@ static int make_given(void **state)
     snprintf(given.base, sizeof given.base, "%s/base.flm", fleet->root);
     snprintf(given.exemplars, sizeof given.exemplars, "%s/exemplars.flx", fleet->root);
     must(fleet, FLEET_RUN(fleet, NULL, "frostline-learn", "pretrain", "--data", DATA, "--classes",
-                          "6", "--width", "4", "--epochs", "4", "--out", raw) == 0);
+                          "6", "--width", "8", "--epochs", "12", "--out", raw) == 0);
     must(fleet, FLEET_RUN(fleet, NULL, "frostline-learn", "plan", "--model", raw, "--data", DATA,
                           "--ratio", "0.9", "--out", given.base) == 0);
     must(fleet,
