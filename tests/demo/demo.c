@@ -48,7 +48,7 @@ bool demo_stopped(void)
 
 int main(int argc, char **argv)
 {
-    struct demo demo = {.method = "frostline", .samples = 100, .limit_old = 20};
+    struct demo demo = {.method = "frostline", .samples = 100, .limit_old = 100};
     struct demo_result result = {.learn_seconds = 0};
     bool keep = false, ok, recognised = false;
     int first;
