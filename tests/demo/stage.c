@@ -69,13 +69,27 @@ static size_t with_order(const struct demo *demo, const char **argv, size_t coun
     return count;
 }
 
-/* A base trained on the spot, in seconds, on the first classes of the source. */
+/* Runs a program that takes a while with its progress in sight. */
+static bool run_in_sight(struct demo *demo, const char *const *argv)
+{
+    demo->fleet.talk = true;
+    const int status = fleet_run(&demo->fleet, NULL, argv);
+    demo->fleet.talk = false;
+    return status == 0;
+}
+
+/* A base trained on the spot, within a minute, on the first classes of the source: photographs
+ * need more of it than procedural images. */
 static bool train_base(struct demo *demo, char *out, size_t size)
 {
+    const bool synthetic = strncmp(demo->data_source, "synthetic", 9) == 0;
     char classes[16];
-    const char *argv[32] = {"frostline-learn", "pretrain",  "--data",    demo->data_source,
-                            "--width",         TRAIN_WIDTH, "--classes", classes,
-                            "--per-class",     "250",       "--epochs",  "6",
+    const char *argv[32] = {"frostline-learn", "pretrain",
+                            "--data",          demo->data_source,
+                            "--width",         TRAIN_WIDTH,
+                            "--classes",       classes,
+                            "--per-class",     synthetic ? "250" : "500",
+                            "--epochs",        synthetic ? "6" : "8",
                             "--out",           out};
 
     snprintf(classes, sizeof classes, "%d", TRAIN_CLASSES);
@@ -84,7 +98,7 @@ static bool train_base(struct demo *demo, char *out, size_t size)
              "ResNet-18 w%s trained just now on %d classes", TRAIN_WIDTH, TRAIN_CLASSES);
     demo_say(demo, "no base network given: training one on %d classes", TRAIN_CLASSES);
     with_order(demo, argv, 14);
-    return fleet_run(&demo->fleet, NULL, argv) == 0;
+    return run_in_sight(demo, argv);
 }
 
 static bool plan_base(struct demo *demo, const char *raw)
@@ -95,7 +109,7 @@ static bool plan_base(struct demo *demo, const char *raw)
 
     snprintf(demo->base_file, sizeof demo->base_file, "%s/base.flm", demo->fleet.root);
     with_order(demo, argv, 12);
-    return fleet_run(&demo->fleet, NULL, argv) == 0;
+    return run_in_sight(demo, argv);
 }
 
 static bool choose_exemplars(struct demo *demo)

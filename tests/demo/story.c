@@ -118,6 +118,19 @@ static void look(struct demo *demo, struct watch *watch, size_t i, const json_t 
     }
 }
 
+/* A device whose guard refused what it learned will not share it: waiting would be in vain. */
+static bool refused(struct demo *demo, const struct watch *watch, size_t i, const json_t *status)
+{
+    const char *problem = json_string_value(json_object_get(status, "last_error"));
+
+    if (i >= DEMO_NEW || watch->local_model[i][0] || watch->updated[i] || !problem ||
+        !strstr(problem, demo->new_class[i]))
+        return false;
+    snprintf(demo->fleet.error, sizeof demo->fleet.error, "%s does not learn: %s",
+             demo->fleet.devices[i].name, problem);
+    return true;
+}
+
 static bool base_everywhere(struct demo *demo)
 {
     const double until = fleet_seconds() + WAIT_SECONDS;
@@ -150,6 +163,10 @@ static bool watch_fleet(struct demo *demo, struct watch *watch, struct demo_resu
             if (!status)
                 return false;
             look(demo, watch, i, status);
+            if (refused(demo, watch, i, status)) {
+                json_decref(status);
+                return false;
+            }
             updated += watch->updated[i];
             learned += watch->local_model[i][0] != '\0';
             json_decref(result->status[i]);

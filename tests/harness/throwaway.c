@@ -115,7 +115,8 @@ void fleet_release(struct fleet *fleet)
     fleet->root[0] = '\0';
 }
 
-/* Starts a program with stdout on `out` and stderr appended to `log`. It dies with us. */
+/* Starts a program with stdout on `out` and stderr appended to `log` (NULL: ours). It dies with
+ * us. */
 static pid_t start(const char *const *argv, int out, const char *log)
 {
     char path[FLEET_PATH + 64];
@@ -127,7 +128,7 @@ static pid_t start(const char *const *argv, int out, const char *log)
     if (pid != 0)
         return pid;
     const int null = open("/dev/null", O_RDWR);
-    const int error = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    const int error = log ? open(log, O_WRONLY | O_CREAT | O_APPEND, 0600) : 2;
     dup2(null, 0);
     dup2(out >= 0 ? out : null, 1);
     dup2(error, 2);
@@ -201,7 +202,7 @@ int fleet_run(struct fleet *fleet, char **out, const char *const *argv)
     if (pipe2(pipes, O_CLOEXEC) < 0)
         return -1;
     log_path(log, sizeof log, fleet, argv);
-    pid = start(argv, pipes[1], log);
+    pid = start(argv, pipes[1], fleet->talk ? NULL : log);
     close(pipes[1]);
     char *text = read_all(pipes[0]);
     close(pipes[0]);

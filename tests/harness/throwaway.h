@@ -22,6 +22,7 @@ struct fleet_device {
 struct fleet {
     char root[FLEET_PATH - 100]; /* scratch directory, removed at release unless keep */
     bool keep;
+    bool talk; /* programs that fleet_run() runs talk on our stderr instead of into a log */
     char server_dir[FLEET_PATH];
     char url[64];
     char token[256];
