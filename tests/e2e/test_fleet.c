@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "learner/samples.h"
 #include "throwaway.h"
 
 #define DATA "synthetic:classes=8,train=150,test=20,seed=5"
@@ -96,6 +97,32 @@ static void drop_class(struct fleet *fleet, const struct fleet_device *device, c
                    "train", "--classes", class, "--per-class", "40", "--out", dir) == 0);
     snprintf(class_dir, sizeof class_dir, "%s/%s", dir, class);
     must(fleet, fleet_drop(fleet, device, class_dir, as));
+}
+
+/* Forty images of a class, each pixel doubled in both directions, as <dir>/<class>/<n>.png. */
+static void export_doubled(const char *dir, const char *class)
+{
+    struct learner_samples all, some = LEARNER_SAMPLES_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_class_id id;
+
+    assert_ok(delta_class_id_make(&id, class, &err));
+    assert_ok(learner_samples_open(&all, DATA, LEARNER_SPLIT_TRAIN, &err));
+    assert_ok(learner_samples_select(&some, &all, &id, 1, 40, &err));
+    const size_t h = some.height, w = some.width, planes = some.count * some.channels;
+    uint8_t *big = delta_calloc(planes * h * w, 4);
+    assert_non_null(big);
+    for (size_t p = 0; p < planes; p++)
+        for (size_t y = 0; y < 2 * h; y++)
+            for (size_t x = 0; x < 2 * w; x++)
+                big[(p * 2 * h + y) * 2 * w + x] = some.pixels[(p * h + y / 2) * w + x / 2];
+    free(some.pixels);
+    some.pixels = big;
+    some.height = (uint32_t)(2 * h);
+    some.width = (uint32_t)(2 * w);
+    assert_ok(learner_samples_export(&some, dir, &err));
+    learner_samples_release(&some);
+    learner_samples_release(&all);
 }
 
 static bool lists(const json_t *status, const char *key, const char *text)
@@ -212,6 +239,28 @@ static void a_contribution_on_an_older_base_is_merged(void **state)
     fleet_release(&fleet);
 }
 
+static void images_of_another_size_are_resized_and_said_once(void **state)
+{
+    struct fleet fleet;
+    struct fleet_device *device;
+    char dir[FLEET_PATH], path[FLEET_PATH + 200];
+
+    (void)state;
+    begin(&fleet, NULL);
+    device = join(&fleet, "one", true);
+    snprintf(dir, sizeof dir, "%s/big", fleet.root);
+    export_doubled(dir, given.new_class[0]);
+    snprintf(path, sizeof path, "%s/%s", dir, given.new_class[0]);
+    must(&fleet, fleet_drop(&fleet, device, path, given.new_class[0]));
+    wait_for_class(&fleet, device, given.new_class[0]);
+    assert_true(recall(&fleet, device, given.new_class[0]) >= 0.2);
+    snprintf(path, sizeof path,
+             "test \"$(grep -c '40 images of another size were resized' %s/log/one.log)\" = 1",
+             fleet.root);
+    assert_int_equal(system(path), 0);
+    fleet_release(&fleet);
+}
+
 static void killed_at_any_moment_nothing_is_lost(void **state)
 {
     struct fleet fleet;
@@ -310,6 +359,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(classes_travel_through_the_fleet),
         cmocka_unit_test(a_contribution_on_an_older_base_is_merged),
+        cmocka_unit_test(images_of_another_size_are_resized_and_said_once),
         cmocka_unit_test(killed_at_any_moment_nothing_is_lost),
         cmocka_unit_test(coordinator_of_another_ca_is_not_trusted),
         cmocka_unit_test(wrong_token_is_refused),
