@@ -13,7 +13,7 @@ complain() {
     failed=1
 }
 
-# shellcheck disable=SC2086 # lists of words
+# shellcheck disable=SC2086,SC2046 # lists of words
 {
     complain "functions that are banned (use bounded ones)" \
         "$(grep -nE '(^|[^a-z_A-Z])(strcpy|strcat|sprintf|vsprintf|atoi|atol|strtok|gets)\(' $sources)"
