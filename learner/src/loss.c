@@ -61,18 +61,3 @@ double learner_loss_kd(const float *logits, const float *teacher, size_t n, size
     }
     return n ? loss / (double)n : 0;
 }
-
-size_t learner_loss_correct(const float *logits, const int32_t *labels, size_t n, size_t classes)
-{
-    size_t correct = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        const float *row = logits + i * classes;
-        size_t best = 0;
-        for (size_t k = 1; k < classes; k++)
-            if (row[k] > row[best])
-                best = k;
-        correct += labels[i] >= 0 && best == (size_t)labels[i];
-    }
-    return correct;
-}

@@ -17,7 +17,4 @@ double learner_loss_ce(const float *logits, const int32_t *labels, const float *
 double learner_loss_kd(const float *logits, const float *teacher, size_t n, size_t classes,
                        size_t old, double t, double scale, float *grad);
 
-/* Rows whose largest logit is the label. */
-size_t learner_loss_correct(const float *logits, const int32_t *labels, size_t n, size_t classes);
-
 #endif
