@@ -6,18 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_net.h"
 #include "bench_peak.h"
 #include "delta/cli.h"
-#include "graph.h"
-#include "learner/loss.h"
-#include "rng.h"
 
 #define CLASSES 100
 
 struct settings {
     int64_t width, side, batch, threads;
     double seconds;
-    const char *device;
+    const char *device, *network;
     bool layers, json;
 };
 
@@ -33,84 +31,17 @@ static const struct delta_verb_help help = {
                "second of processor time; the peak is measured on registers.",
 };
 
-static double op_flops(const struct learner_op *op)
-{
-    const double area = (double)op->out.h * (double)op->out.w;
-
-    if (op->kind == LEARNER_OP_LINEAR)
-        return 2.0 * (double)(op->in.c * op->out.c);
-    if (op->kind != LEARNER_OP_CONV && op->kind != LEARNER_OP_CONV_NORM)
-        return 0;
-    return 2 * area * (double)(op->out.c * op->in.c * op->kernel * op->kernel);
-}
-
-static double net_flops(const struct learner_net *net)
-{
-    double sum = 0;
-
-    for (size_t i = 0; i < net->op_count; i++)
-        sum += op_flops(&net->ops[i]);
-    return sum;
-}
-
-static enum delta_status build(struct learner_net **net, const struct settings *settings,
-                               uint32_t width, bool train, struct delta_error *err)
-{
-    const struct delta_arch arch = {.name = "resnet18",
-                                    .stem = "cifar",
-                                    .width = width,
-                                    .channels = 3,
-                                    .height = (uint32_t)settings->side,
-                                    .image_width = (uint32_t)settings->side,
-                                    .mean = {0.5, 0.5, 0.5},
-                                    .std = {0.25, 0.25, 0.25}};
-    const struct learner_net_options options = {.device = settings->device,
-                                                .batch = (size_t)settings->batch,
-                                                .threads = (int)settings->threads,
-                                                .train = train};
-    static struct delta_class_id ids[CLASSES];
-    struct delta_model model = DELTA_MODEL_INIT;
-    struct learner_rng rng;
-
-    for (int k = 0; k < CLASSES; k++)
-        snprintf(ids[k].text, sizeof ids[k].text, "class-%d", k);
-    enum delta_status st = learner_net_init_model(&model, &arch, ids, CLASSES, 1, err);
-    if (!st)
-        st = learner_net_new(net, &model, &options, err);
-    delta_model_release(&model);
-    if (st)
-        return st;
-    learner_rng_init(&rng, 1, 0);
-    const size_t count = (size_t)settings->batch * learner_shape_count(&(*net)->layers.items[0].in);
-    for (size_t i = 0; i < count; i++)
-        (*net)->input[i] = (float)learner_rng_normal(&rng);
-    return DELTA_OK;
-}
-
-static enum delta_status run_once(struct learner_net *net, bool train, struct delta_error *err)
-{
-    static int32_t labels[65536];
-    enum delta_status st =
-        learner_net_forward(net, net->batch, train ? LEARNER_TRAIN : LEARNER_INFER, err);
-
-    if (st || !train)
-        return st;
-    learner_loss_ce(learner_net_logits(net), labels, NULL, net->batch, net->class_count, 1,
-                    learner_net_logits_grad(net));
-    return learner_net_backward(net, net->batch, err);
-}
-
 /* The best of as many runs as fit the time; at least two after one to warm up. */
-static enum delta_status measure(struct learner_net *net, bool train, double seconds,
-                                 struct timing *best, struct delta_error *err)
+static enum delta_status measure(struct bench_net *bench, double seconds, struct timing *best,
+                                 struct delta_error *err)
 {
     const double begin = bench_wall_seconds();
-    enum delta_status st = run_once(net, train, err);
+    enum delta_status st = bench_net_run(bench, err);
 
     *best = (struct timing){1e30, 1e30};
     for (int run = 0; !st && (run < 2 || bench_wall_seconds() - begin < seconds); run++) {
         const double wall = bench_wall_seconds(), cpu = bench_cpu_seconds();
-        st = run_once(net, train, err);
+        st = bench_net_run(bench, err);
         const struct timing now = {bench_wall_seconds() - wall, bench_cpu_seconds() - cpu};
         best->wall = now.wall < best->wall ? now.wall : best->wall;
         best->cpu = now.cpu < best->cpu ? now.cpu : best->cpu;
@@ -118,24 +49,25 @@ static enum delta_status measure(struct learner_net *net, bool train, double sec
     return st;
 }
 
-static void report(const struct settings *settings, json_t *rows, const char *what, uint32_t width,
-                   double flops, const struct timing *timing, double peak, size_t memory)
+static void report(const struct settings *settings, json_t *rows, const char *what,
+                   const struct bench_net_row *row, double flops, const struct timing *timing,
+                   double peak, size_t memory)
 {
     const double images = (double)settings->batch;
     const double rate = flops * images / timing->cpu * 1e-9;
 
     if (settings->json)
         json_array_append_new(
-            rows, json_pack("{s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I}", "network", "resnet18",
-                            "pass", what, "width", (int)width, "wall_ms", timing->wall * 1e3,
-                            "images_per_s", images / timing->wall, "mflop_per_image", flops * 1e-6,
-                            "gflops_per_core", rate, "share_of_peak", rate / peak, "memory_bytes",
-                            (json_int_t)memory));
+            rows,
+            json_pack("{s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:I}", "network", row->name, "pass",
+                      what, "width", (int)row->width, "wall_ms", timing->wall * 1e3, "images_per_s",
+                      images / timing->wall, "mflop_per_image", flops * 1e-6, "gflops_per_core",
+                      rate, "share_of_peak", rate / peak, "memory_bytes", (json_int_t)memory));
     else
-        printf("resnet18 w%-3u %-8s %9.2f ms %9.0f images/s %8.0f MFLOP/image %7.1f GFLOP/s/core "
+        printf("%-12s w%-3u %-8s %9.2f ms %9.0f images/s %8.0f MFLOP/image %7.1f GFLOP/s/core "
                "%5.1f %% of peak %7.1f MB\n",
-               width, what, timing->wall * 1e3, images / timing->wall, flops * 1e-6, rate,
-               100 * rate / peak, (double)memory * 1e-6);
+               row->name, row->width, what, timing->wall * 1e3, images / timing->wall, flops * 1e-6,
+               rate, 100 * rate / peak, (double)memory * 1e-6);
 }
 
 static double op_cpu_seconds(struct learner_net *net, const struct learner_op *op,
@@ -170,49 +102,58 @@ static void report_layers(struct learner_net *net, double peak)
 
     for (size_t i = 0; !net->train && i < net->fused_count; i++)
         report_op(net, &net->fused[i], "infer", op_cpu_seconds(net, &net->fused[i], &pass),
-                  op_flops(&net->fused[i]), peak);
+                  bench_op_flops(&net->fused[i]), peak);
     pass.mode = LEARNER_TRAIN;
     for (size_t i = 0; net->train && i < net->op_count; i++) {
         const struct learner_op *op = &net->ops[i];
         pass.backward = false;
-        report_op(net, op, "forward", op_cpu_seconds(net, op, &pass), op_flops(op), peak);
+        report_op(net, op, "forward", op_cpu_seconds(net, op, &pass), bench_op_flops(op), peak);
         pass.backward = true;
         report_op(net, op, "backward", op_cpu_seconds(net, op, &pass),
-                  op_flops(op) * (op->dx ? 2 : 1), peak);
+                  bench_op_flops(op) * (op->dx ? 2 : 1), peak);
     }
 }
 
-static enum delta_status bench_width(const struct settings *settings, json_t *rows, uint32_t width,
-                                     double peak, struct delta_error *err)
+static enum delta_status bench_row(const struct settings *settings, json_t *rows,
+                                   const struct bench_net_row *row, double peak,
+                                   struct delta_error *err)
 {
     enum delta_status st = DELTA_OK;
 
     for (int train = 0; !st && train < 2; train++) {
-        struct learner_net *net = NULL;
+        const struct bench_net_options options = {.name = row->name,
+                                                  .width = row->width,
+                                                  .side = (size_t)settings->side,
+                                                  .batch = (size_t)settings->batch,
+                                                  .classes = CLASSES,
+                                                  .threads = (int)settings->threads,
+                                                  .device = settings->device,
+                                                  .train = train};
+        struct bench_net bench;
         struct timing best;
-        st = build(&net, settings, width, train, err);
+        st = bench_net_init(&bench, &options, err);
+        if (st)
+            return st;
+        st = measure(&bench, settings->seconds, &best, err);
         if (!st)
-            st = measure(net, train, settings->seconds, &best, err);
-        if (!st) {
-            /* the gradient of the image is not computed */
-            const double flops =
-                train ? 3 * net_flops(net) - op_flops(&net->ops[0]) : net_flops(net);
-            report(settings, rows, train ? "step" : "forward", width, flops, &best, peak,
-                   learner_net_memory_bytes(net));
-        }
+            report(settings, rows, train ? "step" : "forward", row, bench_net_flops(&bench), &best,
+                   peak, learner_net_memory_bytes(bench.net));
         if (!st && settings->layers)
-            report_layers(net, peak);
-        learner_net_free(net);
+            report_layers(bench.net, peak);
+        bench_net_release(&bench);
     }
     return st;
 }
 
 int main(int argc, char **argv)
 {
-    struct settings settings = {.batch = 64, .side = 32, .seconds = 2, .device = "auto"};
-    struct delta_opt opts[] = {{"width", DELTA_OPT_INT, &settings.width, "N",
-                                "channels of the first stage; 0: 16, 32, 64", NULL, NULL, 0, 256,
-                                false},
+    struct settings settings = {
+        .batch = 64, .side = 32, .seconds = 2, .device = "auto", .network = "resnet18"};
+    struct delta_opt opts[] = {{"network", DELTA_OPT_TEXT, &settings.network, "NAME",
+                                "architecture (resnet18)", NULL, NULL, 0, 0, false},
+                               {"width", DELTA_OPT_INT, &settings.width, "N",
+                                "as in a model file; 0: those that bench_torch measures", NULL,
+                                NULL, 0, 1024, false},
                                {"side", DELTA_OPT_INT, &settings.side, "N",
                                 "pixels a side of the images (32)", NULL, NULL, 8, 512, false},
                                {"batch", DELTA_OPT_INT, &settings.batch, "N",
@@ -228,7 +169,6 @@ int main(int argc, char **argv)
                                {"json", DELTA_OPT_FLAG, &settings.json, NULL,
                                 "one JSON object on stdout", NULL, NULL, 0, 0, false},
                                {0}};
-    static const uint32_t widths[] = {16, 32, 64};
     struct delta_error err = DELTA_ERROR_INIT;
     enum delta_status st = DELTA_OK;
     int first;
@@ -240,10 +180,12 @@ int main(int argc, char **argv)
     json_t *rows = json_array();
     if (!settings.json)
         printf("peak of one core: %.1f GFLOP/s\n", peak);
-    for (size_t i = 0; !st && i < 3; i++)
-        if (!settings.width || (i == 0 && settings.width))
-            st = bench_width(&settings, rows, settings.width ? (uint32_t)settings.width : widths[i],
-                             peak, &err);
+    for (size_t i = 0; !st && i < bench_net_count; i++)
+        if (!strcmp(settings.network, bench_nets[i].name) && !settings.width)
+            st = bench_row(&settings, rows, &bench_nets[i], peak, &err);
+    const struct bench_net_row one = {settings.network, (uint32_t)settings.width, NULL};
+    if (settings.width)
+        st = bench_row(&settings, rows, &one, peak, &err);
     if (!st && settings.json) {
         json_t *root = json_pack("{s:i, s:f, s:O}", "schema", 1, "peak_gflops", peak, "runs", rows);
         json_dumpf(root, stdout, JSON_INDENT(1));
