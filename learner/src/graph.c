@@ -198,6 +198,7 @@ static void conv_fields(const struct learner_net *net, size_t l, struct learner_
     op->kernel = layer->kernel;
     op->stride = layer->stride;
     op->pad = layer->pad;
+    op->groups = 1;
     op->x = layer->input < 0 ? net->input : net->memory[layer->input].y;
     op->dx = layer->input < 0 ? NULL : net->memory[layer->input].dy;
     op->y = net->memory[l].z;
@@ -267,6 +268,7 @@ static struct learner_op fused_op(const struct learner_net *net, size_t l)
     op.kernel = conv.kernel;
     op.stride = conv.stride;
     op.pad = conv.pad;
+    op.groups = conv.groups;
     op.x = conv.x;
     op.weight = conv.weight;
     op.dx = op.dresidual = NULL;

@@ -31,6 +31,7 @@ struct learner_net {
     size_t arena_bytes;
     struct learner_layer_memory memory[LEARNER_LAYERS_MAX];
     float *input, *logits_grad;
+    uint64_t weights_version;
     struct learner_pass last; /* the latest forward pass; mode INFER: none to go back from */
 
     struct learner_op *ops; /* one by one; all modes */

@@ -167,6 +167,7 @@ enum delta_status learner_net_new(struct learner_net **out, const struct delta_m
     net->arch = model->arch;
     net->batch = options->batch ? options->batch : BATCH_DEFAULT;
     net->train = options->train;
+    net->weights_version = 1;
     net->class_count = model->class_count;
     if (net->batch > BATCH_MAX) {
         st = delta_fail(err, DELTA_LIMIT, "batch of %zu images; at most %d", net->batch, BATCH_MAX);
@@ -245,6 +246,11 @@ struct learner_param *learner_net_find(struct learner_net *net, const char *name
     return NULL;
 }
 
+void learner_net_changed(struct learner_net *net)
+{
+    net->weights_version++;
+}
+
 size_t learner_net_memory_bytes(const struct learner_net *net)
 {
     return net->value_count * sizeof(float) * (net->train ? 2 : 1) + net->arena_bytes +
@@ -302,7 +308,8 @@ static enum delta_status blame_layer(struct learner_net *net, const struct learn
 enum delta_status learner_net_forward(struct learner_net *net, size_t n, enum learner_mode mode,
                                       struct delta_error *err)
 {
-    const struct learner_pass pass = {.n = n, .mode = mode};
+    const struct learner_pass pass = {
+        .n = n, .mode = mode, .weights_version = net->weights_version};
     const bool fused = mode == LEARNER_INFER && net->fused;
     const struct learner_op *ops = fused ? net->fused : net->ops;
     const size_t count = fused ? net->fused_count : net->op_count;

@@ -10,6 +10,7 @@ struct slot {
 };
 
 struct learner_sgd {
+    struct learner_net *net; /* borrowed */
     struct learner_sgd_options options;
     struct slot *slots;
     size_t count;
@@ -57,6 +58,7 @@ enum delta_status learner_sgd_new(struct learner_sgd **out, struct learner_net *
         learner_sgd_free(sgd);
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for an optimiser");
     }
+    sgd->net = net;
     sgd->options = *options;
     for (size_t i = 0; !st && i < params; i++) {
         struct learner_param *param = learner_net_param(net, i);
@@ -103,4 +105,5 @@ void learner_sgd_step(struct learner_sgd *sgd, double lr)
 {
     for (size_t i = 0; i < sgd->count; i++)
         step_slot(&sgd->slots[i], &sgd->options, (float)lr);
+    learner_net_changed(sgd->net);
 }

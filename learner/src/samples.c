@@ -254,16 +254,17 @@ void learner_samples_batch(float *out, const struct learner_samples *samples,
         for (int v = 0; v < 256; v++)
             table[v] = (float)((v / 255.0 - arch->mean[k]) / arch->std[k]);
         for (size_t i = 0; i < n; i++) {
-            const uint8_t *in = samples->pixels + (index[i] * samples->channels + c) * plane;
-            float *to = out + (i * samples->channels + c) * plane;
+            const size_t step = samples->channels;
+            const uint8_t *in = samples->pixels + (index[i] * step + c) * plane;
+            float *to = out + i * plane * step + c;
             if (!mirror || !mirror[i]) {
                 for (size_t p = 0; p < plane; p++)
-                    to[p] = table[in[p]];
+                    to[p * step] = table[in[p]];
                 continue;
             }
             for (size_t y = 0; y < samples->height; y++)
                 for (size_t x = 0; x < width; x++)
-                    to[y * width + x] = table[in[y * width + width - 1 - x]];
+                    to[(y * width + x) * step] = table[in[y * width + width - 1 - x]];
         }
     }
 }

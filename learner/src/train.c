@@ -24,7 +24,7 @@ struct trainer {
     int32_t *labels;      /* [batch] */
     uint32_t *order;      /* [samples] */
     uint8_t *mirror;      /* [batch] */
-    float *images;        /* [batch, c, h, w], before the crop */
+    float *images;        /* [batch, h, w, c], before the crop */
     size_t steps, warmup; /* of the whole run */
     size_t per_epoch;     /* steps */
     struct learner_rng order_rng, augment_rng;
@@ -113,15 +113,23 @@ static enum delta_status trainer_init(struct trainer *trainer, struct delta_erro
     return DELTA_OK;
 }
 
-/* Moves a plane by (dy, dx); what comes in from outside is black, i.e. pixel value 0 normalised. */
-static void shift_plane(float *out, const float *in, size_t h, size_t w, long dy, long dx,
-                        float black)
+/* Moves an image by (dy, dx); what comes in from outside is black, i.e. pixel value 0 normalised.
+ */
+static void shift_image(float *out, const float *in, const struct delta_arch *arch, long dy,
+                        long dx)
 {
-    for (long y = 0; y < (long)h; y++)
-        for (long x = 0; x < (long)w; x++) {
+    const long h = arch->height, w = arch->image_width;
+    const size_t channels = arch->channels;
+
+    for (long y = 0; y < h; y++)
+        for (long x = 0; x < w; x++, out += channels) {
             const long from_y = y + dy, from_x = x + dx;
-            const bool inside = from_y >= 0 && from_y < (long)h && from_x >= 0 && from_x < (long)w;
-            *out++ = inside ? in[from_y * (long)w + from_x] : black;
+            const bool inside = from_y >= 0 && from_y < h && from_x >= 0 && from_x < w;
+            for (size_t c = 0; c < channels; c++) {
+                const size_t k = c < 3 ? c : 2;
+                out[c] = inside ? in[(size_t)(from_y * w + from_x) * channels + c]
+                                : (float)(-arch->mean[k] / arch->std[k]);
+            }
         }
 }
 
@@ -143,12 +151,8 @@ static void load_batch(struct trainer *trainer, const uint32_t *index, size_t n)
     for (size_t i = 0; i < n; i++) {
         const long dy = (long)learner_rng_below(&trainer->augment_rng, 2 * CROP_PAD + 1) - CROP_PAD;
         const long dx = (long)learner_rng_below(&trainer->augment_rng, 2 * CROP_PAD + 1) - CROP_PAD;
-        for (uint32_t c = 0; c < arch->channels; c++) {
-            const size_t at = (i * arch->channels + c) * h * w;
-            const uint32_t k = c < 3 ? c : 2;
-            shift_plane(input + at, trainer->images + at, h, w, dy, dx,
-                        (float)(-arch->mean[k] / arch->std[k]));
-        }
+        const size_t at = i * arch->channels * h * w;
+        shift_image(input + at, trainer->images + at, arch, dy, dx);
     }
 }
 

@@ -1,8 +1,8 @@
 /* A network as a static graph: parameters in one block, gradients in one block, activations from
  * one arena. Built once for a model and a largest batch; a step after the first allocates nothing.
  *
- * Shapes are row-major NCHW. n below is the number of images in this call, 1..batch.
- * Threads: a net belongs to one thread at a time; it may use several inside.
+ * Shapes are row-major, channels last: [n, h, w, c]. n below is the number of images in this
+ * call, 1..batch. Threads: a net belongs to one thread at a time; it may use several inside.
  */
 #ifndef LEARNER_NET_H
 #define LEARNER_NET_H
@@ -51,9 +51,12 @@ size_t learner_net_feature_count(const struct learner_net *net); /* d: input of 
 size_t learner_net_param_count(const struct learner_net *net);
 struct learner_param *learner_net_param(struct learner_net *net, size_t index);
 struct learner_param *learner_net_find(struct learner_net *net, const char *name);
+/* To be called after writing to a parameter's data and before the next pass: what was derived from
+ * the weights (packed, transformed, folded) is made anew. The optimiser does so itself. */
+void learner_net_changed(struct learner_net *net);
 size_t learner_net_memory_bytes(const struct learner_net *net); /* all blocks together */
 
-float *learner_net_input(struct learner_net *net); /* [batch, c, h, w], to be filled */
+float *learner_net_input(struct learner_net *net); /* [batch, h, w, c], to be filled */
 
 /* fails: NONFINITE names the layer when an output is NaN or infinite */
 DELTA_MUST_USE enum delta_status learner_net_forward(struct learner_net *net, size_t n,

@@ -72,7 +72,7 @@ DELTA_MUST_USE enum delta_status learner_samples_append(struct learner_samples *
                                                         const struct learner_samples *more,
                                                         struct delta_error *err);
 
-/* Batch input for an architecture: out [n, c, h, w] = (pixel/255 - mean)/std of images
+/* Batch input for an architecture: out [n, h, w, c] = (pixel/255 - mean)/std of images
  * index[0..n-1]. mirror (may be NULL): [n], nonzero = flip left-right. */
 void learner_samples_batch(float *out, const struct learner_samples *samples,
                            const struct delta_arch *arch, const uint32_t *index, size_t n,

@@ -11,10 +11,8 @@ static void blas_close(struct learner_device *device)
     struct blas *blas = (struct blas *)device;
 
     learner_pool_free(blas->pool);
-    free(blas->tiles);
-    free(blas->partial);
-    free(blas->weights);
-    free(blas->offsets);
+    free(blas->scratch);
+    free(blas->shared);
     free(blas);
 }
 
@@ -60,9 +58,33 @@ static size_t blas_memory_bytes(const struct learner_device *device)
 {
     const struct blas *blas = (const struct blas *)device;
 
-    return learner_pool_members(blas->pool) * (blas->tile_floats + blas->partial_floats) *
-               sizeof(float) +
-           blas->weight_floats * sizeof(float) + blas->offset_count * sizeof(size_t);
+    return (learner_pool_members(blas->pool) * blas->scratch_floats + blas->shared_floats) *
+           sizeof(float);
+}
+
+static float *grow(float *block, size_t *have, size_t want, size_t copies)
+{
+    size_t count;
+
+    if (want <= *have)
+        return block;
+    free(block);
+    *have = want;
+    return delta_size_mul(want, copies, &count) ? delta_calloc_aligned(count, sizeof(float)) : NULL;
+}
+
+enum delta_status blas_scratch(struct blas *blas, size_t member_floats, size_t shared_floats,
+                               const struct learner_op *op, struct delta_error *err)
+{
+    /* whole cache lines, so that no two members write to the same one */
+    member_floats += (16 - member_floats % 16) % 16;
+    blas->scratch =
+        grow(blas->scratch, &blas->scratch_floats, member_floats, learner_pool_members(blas->pool));
+    blas->shared = grow(blas->shared, &blas->shared_floats, shared_floats, 1);
+    if ((!blas->scratch && blas->scratch_floats) || (!blas->shared && blas->shared_floats))
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory for the scratch space of layer '%s'",
+                          op->name);
+    return DELTA_OK;
 }
 
 static enum delta_status blas_prepare(struct learner_device *device, const struct learner_op *op,
@@ -72,29 +94,6 @@ static enum delta_status blas_prepare(struct learner_device *device, const struc
     if (op->kind == LEARNER_OP_CONV || op->kind == LEARNER_OP_CONV_NORM)
         return blas_conv_prepare((struct blas *)device, op, train, err);
     return DELTA_OK;
-}
-
-static void pool_forward(const struct learner_op *op, size_t n)
-{
-    const size_t plane = op->in.h * op->in.w;
-
-    for (size_t i = 0; i < n * op->in.c; i++) {
-        float sum = 0;
-        for (size_t p = 0; p < plane; p++)
-            sum += op->x[i * plane + p];
-        op->y[i] = sum / (float)plane;
-    }
-}
-
-static void pool_backward(const struct learner_op *op, size_t n)
-{
-    const size_t plane = op->in.h * op->in.w;
-
-    for (size_t i = 0; i < n * op->in.c; i++) {
-        const float d = op->dy[i] / (float)plane;
-        for (size_t p = i * plane; p < (i + 1) * plane; p++)
-            op->dx[p] = op->dx_add ? op->dx[p] + d : d;
-    }
 }
 
 static void linear_forward(const struct learner_op *op, size_t n)
@@ -111,10 +110,12 @@ static void linear_backward(const struct learner_op *op, size_t n)
 {
     const int in = (int)op->in.c, out = (int)op->out.c;
 
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, out, in, (int)n, 1, op->dy, out, op->x, in,
-                0, op->dweight, in);
-    memset(op->dbias, 0, op->out.c * sizeof(float));
-    for (size_t i = 0; i < n; i++)
+    if (op->dweight)
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, out, in, (int)n, 1, op->dy, out, op->x,
+                    in, 0, op->dweight, in);
+    if (op->dbias)
+        memset(op->dbias, 0, op->out.c * sizeof(float));
+    for (size_t i = 0; op->dbias && i < n; i++)
         for (size_t o = 0; o < op->out.c; o++)
             op->dbias[o] += op->dy[i * op->out.c + o];
     if (op->dx)
@@ -133,7 +134,10 @@ static void run_forward(const struct blas_job *job)
         blas_norm_forward(job);
         break;
     case LEARNER_OP_POOL:
-        pool_forward(job->op, job->pass->n);
+        blas_pool_forward(job);
+        break;
+    case LEARNER_OP_MAX_POOL:
+        blas_max_pool_forward(job);
         break;
     case LEARNER_OP_LINEAR:
         linear_forward(job->op, job->pass->n);
@@ -151,7 +155,10 @@ static void run_backward(const struct blas_job *job)
         blas_norm_backward(job);
         break;
     case LEARNER_OP_POOL:
-        pool_backward(job->op, job->pass->n);
+        blas_pool_backward(job);
+        break;
+    case LEARNER_OP_MAX_POOL:
+        blas_max_pool_backward(job);
         break;
     case LEARNER_OP_LINEAR:
         linear_backward(job->op, job->pass->n);

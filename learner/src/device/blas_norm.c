@@ -12,21 +12,39 @@ void blas_norm_fix(const struct learner_op *op)
     }
 }
 
-/* Of channel c over the batch; moves the running statistics. Planes in float, their sum in double.
- */
-static void batch_statistics(const struct learner_kernels *kernels, const struct learner_op *op,
-                             size_t n, size_t c)
+void blas_norm_finish(const struct learner_op *op, size_t first, size_t pixels)
 {
-    const size_t plane = op->in.h * op->in.w, step = op->in.c * plane;
-    const float *x = op->x + c * plane;
-    const double count = (double)n * (double)plane;
+    const size_t channels = op->out.c;
+
+    for (size_t p = first; p < first + pixels; p++)
+        for (size_t c = 0; c < channels; c++) {
+            const size_t at = p * channels + c;
+            const float gain = op->scale[c] * op->inv_std[c];
+            const float v = op->y[at] * gain + (op->shift[c] - op->batch_mean[c] * gain);
+            op->y[at] = blas_activate(op->act, op->residual ? v + op->residual[at] : v);
+        }
+}
+
+/* Of channel c over the batch; moves the running statistics. */
+static void batch_statistics(const struct learner_op *op, size_t pixels, size_t c)
+{
+    const double count = (double)pixels;
     double mean = 0, var = 0;
 
-    for (size_t i = 0; i < n; i++)
-        mean += (double)kernels->sum(x + i * step, plane);
-    mean /= count;
-    for (size_t i = 0; i < n; i++)
-        var += (double)kernels->sum_squares(x + i * step, plane, (float)mean);
+    if (op->sums) {
+        const double shift = op->sums[c] / count;
+        mean = op->mean[c] + shift;
+        var = op->sums[op->in.c + c] - op->sums[c] * shift;
+        var = var > 0 ? var : 0;
+    } else {
+        for (size_t p = 0; p < pixels; p++)
+            mean += op->x[p * op->in.c + c];
+        mean /= count;
+        for (size_t p = 0; p < pixels; p++) {
+            const double d = op->x[p * op->in.c + c] - mean;
+            var += d * d;
+        }
+    }
     const double unbiased = count > 1 ? var / (count - 1) : 0;
     var /= count;
     op->mean[c] += (float)(LEARNER_NORM_MOMENTUM * (mean - op->mean[c]));
@@ -38,57 +56,68 @@ static void batch_statistics(const struct learner_kernels *kernels, const struct
 static void forward(void *context, size_t member, size_t members)
 {
     const struct blas_job *job = context;
-    const struct learner_kernels *kernels = job->blas->kernels;
     const struct learner_op *op = job->op;
-    const size_t plane = op->in.h * op->in.w, n = job->pass->n;
+    const size_t pixels = job->pass->n * op->in.h * op->in.w;
     size_t first, end;
 
     learner_pool_share(op->in.c, member, members, &first, &end);
     for (size_t c = first; c < end; c++) {
         if (job->pass->mode == LEARNER_TRAIN)
-            batch_statistics(kernels, op, n, c);
-        const float scale = op->scale[c] * op->inv_std[c];
-        const float shift = op->shift[c] - op->batch_mean[c] * scale;
-        for (size_t i = 0; i < n; i++) {
-            const size_t at = (i * op->in.c + c) * plane;
-            kernels->affine(op->x + at, op->residual ? op->residual + at : NULL, op->y + at, plane,
-                            scale, shift, op->act == LEARNER_ACT_RELU);
+            batch_statistics(op, pixels, c);
+        const float gain = op->scale[c] * op->inv_std[c];
+        const float shift = op->shift[c] - op->batch_mean[c] * gain;
+        if (op->gain) {
+            op->gain[c] = gain;
+            op->offset[c] = shift;
+        }
+        for (size_t p = 0; op->y && p < pixels; p++) {
+            const size_t at = p * op->in.c + c;
+            const float v = op->x[at] * gain + shift;
+            op->y[at] = blas_activate(op->act, op->residual ? v + op->residual[at] : v);
         }
     }
+}
+
+/* The gradient before the activation. */
+static float passed(const struct learner_op *op, size_t at, float gain, float offset)
+{
+    const float y =
+        op->y ? op->y[at] : op->x[at] * gain + offset + (op->residual ? op->residual[at] : 0);
+
+    return blas_passes(op->act, y) ? op->dy[at] : 0;
 }
 
 static void backward(void *context, size_t member, size_t members)
 {
     const struct blas_job *job = context;
-    const struct learner_kernels *kernels = job->blas->kernels;
     const struct learner_op *op = job->op;
-    const size_t plane = op->in.h * op->in.w, n = job->pass->n;
-    const bool relu = op->act == LEARNER_ACT_RELU, batch = job->pass->mode == LEARNER_TRAIN;
-    const double count = (double)n * (double)plane;
+    const size_t pixels = job->pass->n * op->in.h * op->in.w, channels = op->in.c;
+    const bool batch = job->pass->mode == LEARNER_TRAIN;
     size_t first, end;
 
-    learner_pool_share(op->in.c, member, members, &first, &end);
+    learner_pool_share(channels, member, members, &first, &end);
     for (size_t c = first; c < end; c++) {
-        const float mean = op->batch_mean[c], inv = op->inv_std[c];
+        const float mean = op->batch_mean[c], inv = op->inv_std[c], gain = op->scale[c] * inv;
+        const float shift = op->shift[c] - mean * gain;
         double sum = 0, sum_hat = 0;
-        for (size_t i = 0; i < n; i++) {
-            const size_t at = (i * op->in.c + c) * plane;
-            float part = 0, part_hat = 0;
-            kernels->norm_gather(op->x + at, op->y + at, op->dy + at, plane, mean, relu,
-                                 op->dresidual ? op->dresidual + at : NULL, op->dresidual_add,
-                                 &part, &part_hat);
-            sum += part;
-            sum_hat += part_hat;
+        for (size_t at = c; at < pixels * channels; at += channels) {
+            const float g = passed(op, at, gain, shift);
+            sum += g;
+            sum_hat += g * (op->x[at] - mean);
+            if (op->dresidual)
+                op->dresidual[at] = op->dresidual_add ? op->dresidual[at] + g : g;
         }
         sum_hat *= inv;
-        op->dscale[c] = (float)sum_hat;
-        op->dshift[c] = (float)sum;
-        const float offset = batch ? (float)(sum / count) : 0;
-        const float slope = batch ? (float)(sum_hat / count) * inv : 0;
-        for (size_t i = 0; i < n; i++) {
-            const size_t at = (i * op->in.c + c) * plane;
-            kernels->norm_apply(op->x + at, op->y + at, op->dy + at, plane, mean, relu, offset,
-                                slope, op->scale[c] * inv, op->dx + at, op->dx_add);
+        if (op->dscale)
+            op->dscale[c] = (float)sum_hat;
+        if (op->dshift)
+            op->dshift[c] = (float)sum;
+        const float offset = batch ? (float)(sum / (double)pixels) : 0;
+        const float slope = batch ? (float)(sum_hat / (double)pixels) * inv : 0;
+        for (size_t at = c; at < pixels * channels; at += channels) {
+            const float d =
+                (passed(op, at, gain, shift) - offset - slope * (op->x[at] - mean)) * gain;
+            op->dx[at] = op->dx_add ? op->dx[at] + d : d;
         }
     }
 }

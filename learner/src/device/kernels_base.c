@@ -1,10 +1,10 @@
 /* What every processor of the target family runs: SSE2, NEON, or whatever the compiler makes of
  * vectors of four. */
 #define LANES 4
-#ifdef __aarch64__ /* 32 registers */
-#define ROWS 8
+#ifdef __aarch64__
+#define REGISTERS 32
 #else
-#define ROWS 4
+#define REGISTERS 16
 #endif
 #define TABLE learner_kernels_base
 #define NAME "base"

@@ -38,6 +38,19 @@ static size_t ref_memory_bytes(const struct learner_device *device)
     return 0;
 }
 
+static float activate(enum learner_act act, float v)
+{
+    /* written so that NaN passes through */
+    if (act != LEARNER_ACT_NONE && v < 0)
+        return 0;
+    return act == LEARNER_ACT_RELU6 && v > 6 ? 6 : v;
+}
+
+static bool passes(enum learner_act act, float y)
+{
+    return act == LEARNER_ACT_NONE || (y > 0 && !(act == LEARNER_ACT_RELU6 && y >= 6));
+}
+
 /* One tap of a convolution: which input pixel, if any, output (oy, ox) sees through (ky, kx). */
 static bool tap(const struct learner_op *op, size_t oy, size_t ox, size_t ky, size_t kx, size_t *at)
 {
@@ -49,88 +62,130 @@ static bool tap(const struct learner_op *op, size_t oy, size_t ox, size_t ky, si
     return true;
 }
 
-static void conv_forward(const struct learner_op *op, size_t n)
-{
-    const size_t plane_in = op->in.h * op->in.w, k = op->kernel;
-    float *y = op->y;
-    size_t at;
+/* Calls below visit, for image i, output pixel o and output channel co, every product of the
+ * convolution: x[x_at] * weight[w_at]. */
+struct product {
+    size_t x_at, w_at;
+};
 
-    for (size_t i = 0; i < n; i++)
-        for (size_t co = 0; co < op->out.c; co++)
-            for (size_t oy = 0; oy < op->out.h; oy++)
-                for (size_t ox = 0; ox < op->out.w; ox++) {
-                    double sum = 0;
-                    for (size_t ci = 0; ci < op->in.c; ci++) {
-                        const float *x = op->x + (i * op->in.c + ci) * plane_in;
-                        const float *w = op->weight + (co * op->in.c + ci) * k * k;
-                        for (size_t ky = 0; ky < k; ky++)
-                            for (size_t kx = 0; kx < k; kx++)
-                                if (tap(op, oy, ox, ky, kx, &at))
-                                    sum += (double)x[at] * w[ky * k + kx];
-                    }
-                    *y++ = (float)sum;
-                }
+static size_t products(const struct learner_op *op, size_t i, size_t o, size_t co,
+                       struct product *out)
+{
+    const size_t k = op->kernel, ci_count = op->in.c / op->groups;
+    const size_t first = co / (op->out.c / op->groups) * ci_count; /* input channel of the group */
+    size_t count = 0, at;
+
+    for (size_t t = 0; t < k * k; t++) {
+        if (!tap(op, o / op->out.w, o % op->out.w, t / k, t % k, &at))
+            continue;
+        for (size_t ci = 0; ci < ci_count; ci++)
+            out[count++] = (struct product){(i * op->in.h * op->in.w + at) * op->in.c + first + ci,
+                                            (co * ci_count + ci) * k * k + t};
+    }
+    return count;
 }
 
-static void conv_backward_data(const struct learner_op *op, size_t n)
+/* The input of a convolution, normalised if that was left to it. */
+static float input(const struct learner_op *op, size_t at)
 {
-    const size_t plane_in = op->in.h * op->in.w, plane_out = op->out.h * op->out.w, k = op->kernel;
-    size_t at;
+    const size_t c = at % op->in.c;
 
-    if (!op->dx_add)
-        for (size_t i = 0; i < n * op->in.c * plane_in; i++)
+    if (!op->x_gain)
+        return op->x[at];
+    return activate(op->x_act, op->x[at] * op->x_gain[c] + op->x_offset[c]);
+}
+
+enum conv_part { CONV_FORWARD, CONV_DX, CONV_DWEIGHT };
+
+static void conv_one(const struct learner_op *op, enum conv_part part, size_t y_at,
+                     const struct product *list, size_t count, double *dweight)
+{
+    double sum = 0;
+
+    for (size_t j = 0; j < count; j++) {
+        if (part == CONV_FORWARD)
+            sum += (double)input(op, list[j].x_at) * op->weight[list[j].w_at];
+        else if (part == CONV_DX)
+            op->dx[list[j].x_at] += op->dy[y_at] * op->weight[list[j].w_at];
+        else
+            dweight[list[j].w_at] += (double)op->dy[y_at] * input(op, list[j].x_at);
+    }
+    if (part == CONV_FORWARD)
+        op->y[y_at] = (float)sum;
+}
+
+static void conv_each(const struct learner_op *op, size_t n, enum conv_part part, double *dweight)
+{
+    const size_t plane = op->out.h * op->out.w;
+    struct product *list =
+        delta_calloc(op->in.c / op->groups * op->kernel * op->kernel, sizeof *list);
+
+    for (size_t i = 0; list && i < n; i++)
+        for (size_t o = 0; o < plane; o++)
+            for (size_t co = 0; co < op->out.c; co++)
+                conv_one(op, part, (i * plane + o) * op->out.c + co, list,
+                         products(op, i, o, co, list), dweight);
+    free(list);
+}
+
+static void conv_forward(const struct learner_op *op, const struct learner_pass *pass)
+{
+    conv_each(op, pass->n, CONV_FORWARD, NULL);
+    if (pass->mode != LEARNER_TRAIN || !op->sums)
+        return;
+    for (size_t c = 0; c < op->out.c; c++) {
+        op->sums[c] = op->sums[op->out.c + c] = 0;
+        for (size_t at = c; at < pass->n * learner_shape_count(&op->out); at += op->out.c) {
+            const double d = (double)op->y[at] - op->mean[c];
+            op->sums[c] += d;
+            op->sums[op->out.c + c] += d * d;
+        }
+    }
+}
+
+static bool is_live(const struct learner_op *op, size_t channel)
+{
+    for (size_t i = 0; op->live && i < op->live_count; i++)
+        if (op->live[i] == channel)
+            return true;
+    return !op->live;
+}
+
+static void conv_backward(const struct learner_op *op, size_t n)
+{
+    const size_t filter = op->in.c / op->groups * op->kernel * op->kernel;
+
+    if (op->dx && !op->dx_add)
+        for (size_t i = 0; i < n * learner_shape_count(&op->in); i++)
             op->dx[i] = 0;
-    for (size_t i = 0; i < n; i++)
-        for (size_t co = 0; co < op->out.c; co++)
-            for (size_t ci = 0; ci < op->in.c; ci++) {
-                const float *dy = op->dy + (i * op->out.c + co) * plane_out;
-                const float *w = op->weight + (co * op->in.c + ci) * k * k;
-                float *dx = op->dx + (i * op->in.c + ci) * plane_in;
-                for (size_t o = 0; o < plane_out; o++)
-                    for (size_t t = 0; t < k * k; t++)
-                        if (tap(op, o / op->out.w, o % op->out.w, t / k, t % k, &at))
-                            dx[at] += dy[o] * w[t];
-            }
-}
-
-static void conv_backward_weight(const struct learner_op *op, size_t n)
-{
-    const size_t plane_in = op->in.h * op->in.w, plane_out = op->out.h * op->out.w, k = op->kernel;
-    float *dw = op->dweight;
-    size_t at;
-
-    for (size_t co = 0; co < op->out.c; co++)
-        for (size_t ci = 0; ci < op->in.c; ci++)
-            for (size_t t = 0; t < k * k; t++) {
-                double sum = 0;
-                for (size_t i = 0; i < n; i++) {
-                    const float *dy = op->dy + (i * op->out.c + co) * plane_out;
-                    const float *x = op->x + (i * op->in.c + ci) * plane_in;
-                    for (size_t o = 0; o < plane_out; o++)
-                        if (tap(op, o / op->out.w, o % op->out.w, t / k, t % k, &at))
-                            sum += (double)dy[o] * x[at];
-                }
-                *dw++ = (float)sum;
-            }
+    if (op->dx)
+        conv_each(op, n, CONV_DX, NULL);
+    if (!op->dweight)
+        return;
+    double *dweight = delta_calloc(op->out.c * filter, sizeof *dweight);
+    if (dweight)
+        conv_each(op, n, CONV_DWEIGHT, dweight);
+    for (size_t e = 0; dweight && e < op->out.c * filter; e++)
+        if (is_live(op, e / filter))
+            op->dweight[e] = (float)dweight[e];
+    free(dweight);
 }
 
 /* Mean and 1/std for this pass; TRAIN takes them from the batch and moves the running ones. */
 static void norm_statistics(const struct learner_op *op, size_t n, enum learner_mode mode, size_t c)
 {
-    const size_t plane = op->in.h * op->in.w, count = n * plane;
+    const size_t count = n * op->in.h * op->in.w;
     double mean = op->mean[c], var = op->var[c];
 
     if (mode == LEARNER_TRAIN) {
         mean = var = 0;
-        for (size_t i = 0; i < n; i++)
-            for (size_t p = 0; p < plane; p++)
-                mean += op->x[(i * op->in.c + c) * plane + p];
+        for (size_t p = 0; p < count; p++)
+            mean += op->x[p * op->in.c + c];
         mean /= (double)count;
-        for (size_t i = 0; i < n; i++)
-            for (size_t p = 0; p < plane; p++) {
-                const double d = op->x[(i * op->in.c + c) * plane + p] - mean;
-                var += d * d;
-            }
+        for (size_t p = 0; p < count; p++) {
+            const double d = op->x[p * op->in.c + c] - mean;
+            var += d * d;
+        }
         /* running variance is unbiased, the one used here is not (as PyTorch does) */
         const double unbiased = count > 1 ? var / (double)(count - 1) : 0;
         var /= (double)count;
@@ -141,73 +196,113 @@ static void norm_statistics(const struct learner_op *op, size_t n, enum learner_
     op->inv_std[c] = (float)(1.0 / sqrt(var + LEARNER_NORM_EPSILON));
 }
 
+static float norm_value(const struct learner_op *op, size_t at)
+{
+    const size_t c = at % op->in.c;
+    const float v = (op->x[at] - op->batch_mean[c]) * op->inv_std[c] * op->scale[c] + op->shift[c];
+
+    return activate(op->act, op->residual ? v + op->residual[at] : v);
+}
+
 static void norm_forward(const struct learner_op *op, size_t n, enum learner_mode mode)
 {
-    const size_t plane = op->in.h * op->in.w;
-
     for (size_t c = 0; c < op->in.c; c++) {
         norm_statistics(op, n, mode, c);
-        for (size_t i = 0; i < n; i++)
-            for (size_t p = 0; p < plane; p++) {
-                const size_t at = (i * op->in.c + c) * plane + p;
-                float v =
-                    (op->x[at] - op->batch_mean[c]) * op->inv_std[c] * op->scale[c] + op->shift[c];
-                if (op->residual)
-                    v += op->residual[at];
-                /* written so that NaN passes through */
-                op->y[at] = op->act == LEARNER_ACT_RELU && v < 0 ? 0 : v;
-            }
+        if (op->gain) {
+            op->gain[c] = op->scale[c] * op->inv_std[c];
+            op->offset[c] = op->shift[c] - op->batch_mean[c] * op->gain[c];
+        }
     }
+    for (size_t at = 0; op->y && at < n * learner_shape_count(&op->in); at++)
+        op->y[at] = norm_value(op, at);
+}
+
+/* The gradient before the activation. */
+static double norm_gradient(const struct learner_op *op, size_t at)
+{
+    return passes(op->act, op->y ? op->y[at] : norm_value(op, at)) ? op->dy[at] : 0;
 }
 
 static void norm_backward(const struct learner_op *op, size_t n, enum learner_mode mode)
 {
-    const size_t plane = op->in.h * op->in.w;
-    const double count = (double)(n * plane);
+    const double count = (double)(n * op->in.h * op->in.w);
+    const size_t end = n * learner_shape_count(&op->in);
 
     for (size_t c = 0; c < op->in.c; c++) {
         double sum = 0, sum_hat = 0;
         for (int round = 0; round < 2; round++)
-            for (size_t i = 0; i < n; i++)
-                for (size_t p = 0; p < plane; p++) {
-                    const size_t at = (i * op->in.c + c) * plane + p;
-                    const bool live = op->act == LEARNER_ACT_NONE || op->y[at] > 0;
-                    const double g = live ? op->dy[at] : 0;
-                    const double hat = (op->x[at] - op->batch_mean[c]) * op->inv_std[c];
-                    if (round == 0) {
-                        sum += g;
-                        sum_hat += g * hat;
-                        if (op->dresidual)
-                            op->dresidual[at] =
-                                (float)(g + (op->dresidual_add ? op->dresidual[at] : 0));
-                        continue;
-                    }
-                    double d = g;
-                    if (mode == LEARNER_TRAIN)
-                        d -= sum / count + hat * sum_hat / count;
-                    op->dx[at] =
-                        (float)(d * op->scale[c] * op->inv_std[c] + (op->dx_add ? op->dx[at] : 0));
+            for (size_t at = c; at < end; at += op->in.c) {
+                const double g = norm_gradient(op, at);
+                const double hat = (op->x[at] - op->batch_mean[c]) * op->inv_std[c];
+                if (round == 0) {
+                    sum += g;
+                    sum_hat += g * hat;
+                    if (op->dresidual)
+                        op->dresidual[at] =
+                            (float)(g + (op->dresidual_add ? op->dresidual[at] : 0));
+                    continue;
                 }
-        op->dscale[c] = (float)sum_hat;
-        op->dshift[c] = (float)sum;
+                double d = g;
+                if (mode == LEARNER_TRAIN)
+                    d -= sum / count + hat * sum_hat / count;
+                op->dx[at] =
+                    (float)(d * op->scale[c] * op->inv_std[c] + (op->dx_add ? op->dx[at] : 0));
+            }
+        if (op->dscale)
+            op->dscale[c] = (float)sum_hat;
+        if (op->dshift)
+            op->dshift[c] = (float)sum;
     }
 }
 
 static void pool_run(const struct learner_op *op, const struct learner_pass *pass)
 {
-    const size_t plane = op->in.h * op->in.w;
+    const size_t plane = op->in.h * op->in.w, channels = op->in.c;
 
-    for (size_t i = 0; i < pass->n * op->in.c; i++) {
+    for (size_t i = 0; i < pass->n * channels; i++) {
+        const size_t first = i / channels * plane * channels + i % channels;
         double sum = 0;
-        for (size_t p = 0; p < plane; p++) {
+        for (size_t at = first; at < first + plane * channels; at += channels) {
             if (pass->backward)
-                op->dx[i * plane + p] =
-                    op->dy[i] / (float)plane + (op->dx_add ? op->dx[i * plane + p] : 0);
+                op->dx[at] = op->dy[i] / (float)plane + (op->dx_add ? op->dx[at] : 0);
             else
-                sum += op->x[i * plane + p];
+                sum += op->x[at];
         }
         if (!pass->backward)
             op->y[i] = (float)(sum / (double)plane);
+    }
+}
+
+/* The first of equal values wins, as in PyTorch; NaN wins over everything. */
+static size_t max_tap(const struct learner_op *op, size_t image, size_t o, size_t c)
+{
+    const size_t k = op->kernel;
+    size_t best = SIZE_MAX, at;
+
+    for (size_t t = 0; t < k * k; t++) {
+        if (!tap(op, o / op->out.w, o % op->out.w, t / k, t % k, &at))
+            continue;
+        at = (image * op->in.h * op->in.w + at) * op->in.c + c;
+        if (best == SIZE_MAX || op->x[at] > op->x[best] || op->x[at] != op->x[at])
+            best = at;
+    }
+    return best;
+}
+
+static void max_pool_run(const struct learner_op *op, const struct learner_pass *pass)
+{
+    const size_t plane = op->out.h * op->out.w;
+
+    if (pass->backward && !op->dx_add)
+        for (size_t i = 0; i < pass->n * learner_shape_count(&op->in); i++)
+            op->dx[i] = 0;
+    for (size_t i = 0; i < pass->n * plane * op->out.c; i++) {
+        const size_t pixel = i / op->out.c;
+        const size_t from = max_tap(op, pixel / plane, pixel % plane, i % op->out.c);
+        if (pass->backward)
+            op->dx[from] += op->dy[i];
+        else
+            op->y[i] = op->x[from];
     }
 }
 
@@ -230,8 +325,9 @@ static void linear_backward(const struct learner_op *op, size_t n)
         double bias = 0;
         for (size_t i = 0; i < n; i++)
             bias += op->dy[i * out + o];
-        op->dbias[o] = (float)bias;
-        for (size_t d = 0; d < in; d++) {
+        if (op->dbias)
+            op->dbias[o] = (float)bias;
+        for (size_t d = 0; op->dweight && d < in; d++) {
             double sum = 0;
             for (size_t i = 0; i < n; i++)
                 sum += (double)op->dy[i * out + o] * op->x[i * in + d];
@@ -253,13 +349,10 @@ static void ref_run(struct learner_device *device, const struct learner_op *op,
     (void)device;
     switch (op->kind) {
     case LEARNER_OP_CONV:
-        if (!pass->backward) {
-            conv_forward(op, pass->n);
-            break;
-        }
-        conv_backward_weight(op, pass->n);
-        if (op->dx)
-            conv_backward_data(op, pass->n);
+        if (pass->backward)
+            conv_backward(op, pass->n);
+        else
+            conv_forward(op, pass);
         break;
     case LEARNER_OP_NORM:
         if (pass->backward)
@@ -269,6 +362,9 @@ static void ref_run(struct learner_device *device, const struct learner_op *op,
         break;
     case LEARNER_OP_POOL:
         pool_run(op, pass);
+        break;
+    case LEARNER_OP_MAX_POOL:
+        max_pool_run(op, pass);
         break;
     case LEARNER_OP_LINEAR:
         if (pass->backward)

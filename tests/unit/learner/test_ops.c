@@ -17,42 +17,97 @@ struct row {
     enum learner_act act;
     bool residual, add; /* add: gradients add to what is there */
     double tolerance;   /* ||blas - ref|| / ||ref|| of each result */
+    size_t groups;      /* 0: one */
+    size_t live;        /* convolution: only every so many-th filter is live; 0: all */
+    enum lazy {
+        WHOLE,
+        LAZY, /* convolution: normalises its input, adds up its output; norm: writes no y,
+                 gradient in place */
+        LAZY_RELU,
+        LAZY_RELU6
+    } lazy;
 };
 
 #define CONV LEARNER_OP_CONV
 #define NORM LEARNER_OP_NORM
 #define FUSED LEARNER_OP_CONV_NORM
 #define RELU LEARNER_ACT_RELU
+#define RELU6 LEARNER_ACT_RELU6
+#define MAX_POOL LEARNER_OP_MAX_POOL
+
+/* images, channels, height, width, output channels, kernel, stride, padding */
+#define WINDOW(k, n_, c, h, w, co, size, s, p, tol)                                                \
+    .kind = k, .n = n_, .in = {c, h, w}, .channels = co, .kernel = size, .stride = s, .pad = p,    \
+    .tolerance = tol
+#define CONV_OF(...) WINDOW(CONV, __VA_ARGS__, 1e-5)
+#define FUSED_OF(...) WINDOW(FUSED, __VA_ARGS__, 1e-5)
+#define MAX_POOL_OF(...) WINDOW(MAX_POOL, __VA_ARGS__, 1e-6)
+#define NORM_OF(n_, c, h, w)                                                                       \
+    .kind = NORM, .n = n_, .in = {c, h, w}, .channels = c, .tolerance = 2e-6
+#define POOL_OF(n_, c, h, w)                                                                       \
+    .kind = LEARNER_OP_POOL, .n = n_, .in = {c, h, w}, .channels = c, .tolerance = 1e-6
+#define LINEAR_OF(n_, c, co)                                                                       \
+    .kind = LEARNER_OP_LINEAR, .n = n_, .in = {c, 1, 1}, .channels = co, .tolerance = 1e-5
 
 /* Sums run over up to 4608 products in float: 1e-5 is some hundred roundings. */
 static const struct row rows[] = {
-    {"conv 3x3", CONV, 3, {5, 9, 7}, 6, 3, 1, 1, 0, false, false, 1e-5},
-    {"conv 3x3, gradients add", CONV, 3, {5, 9, 7}, 6, 3, 1, 1, 0, false, true, 1e-5},
-    {"conv 3x3, 1x1 plane", CONV, 2, {9, 1, 1}, 17, 3, 1, 1, 0, false, false, 1e-5},
-    {"conv 3x3, tiles of images", CONV, 70, {3, 4, 4}, 9, 3, 1, 1, 0, false, false, 1e-5},
-    {"conv 3x3, many channels", CONV, 3, {512, 2, 2}, 20, 3, 1, 1, 0, false, false, 1e-5},
-    {"conv 3x3, bands of rows", CONV, 1, {2, 240, 231}, 3, 3, 1, 1, 0, false, false, 1e-5},
-    {"conv 3x3, no padding", CONV, 2, {3, 8, 6}, 4, 3, 1, 0, 0, false, false, 1e-5},
-    {"conv 3x3, padding 2", CONV, 2, {3, 5, 6}, 4, 3, 1, 2, 0, false, false, 1e-5},
-    {"conv 3x3 stride 2, even", CONV, 3, {4, 8, 10}, 7, 3, 2, 1, 0, false, false, 1e-5},
-    {"conv 3x3 stride 2, odd", CONV, 3, {4, 13, 9}, 7, 3, 2, 1, 0, false, true, 1e-5},
-    {"conv 3x3 stride 2, bands", CONV, 1, {2, 241, 260}, 3, 3, 2, 1, 0, false, false, 1e-5},
-    {"conv 1x1", CONV, 3, {5, 6, 7}, 9, 1, 1, 0, 0, false, false, 1e-5},
-    {"conv 1x1 stride 2, even", CONV, 3, {5, 6, 8}, 9, 1, 2, 0, 0, false, false, 1e-5},
-    {"conv 1x1 stride 2, odd, add", CONV, 3, {5, 7, 5}, 9, 1, 2, 0, 0, false, true, 1e-5},
-    {"conv 7x7 stride 2", CONV, 2, {3, 20, 17}, 5, 7, 2, 3, 0, false, false, 1e-5},
-    {"conv 5x5", CONV, 2, {3, 9, 8}, 5, 5, 1, 2, 0, false, false, 1e-5},
-    {"norm", NORM, 4, {6, 5, 7}, 6, 0, 0, 0, 0, false, false, 2e-6},
-    {"norm, relu", NORM, 4, {6, 5, 7}, 6, 0, 0, 0, RELU, false, true, 2e-6},
-    {"norm, residual", NORM, 4, {6, 8, 8}, 6, 0, 0, 0, 0, true, false, 2e-6},
-    {"norm, residual, relu, add", NORM, 4, {6, 8, 8}, 6, 0, 0, 0, RELU, true, true, 2e-6},
-    {"conv and norm", FUSED, 3, {5, 9, 7}, 6, 3, 1, 1, RELU, false, false, 1e-5},
-    {"conv and norm, residual", FUSED, 3, {5, 8, 8}, 5, 3, 1, 1, RELU, true, false, 1e-5},
-    {"conv and norm, bands", FUSED, 1, {2, 230, 231}, 3, 3, 1, 1, RELU, true, false, 1e-5},
-    {"conv and norm, stride 2", FUSED, 3, {5, 9, 8}, 6, 1, 2, 0, 0, false, false, 1e-5},
-    {"pool", LEARNER_OP_POOL, 3, {5, 4, 6}, 5, 0, 0, 0, 0, false, true, 1e-6},
-    {"linear", LEARNER_OP_LINEAR, 5, {33, 1, 1}, 10, 0, 0, 0, 0, false, false, 1e-5},
-    {"linear, gradients add", LEARNER_OP_LINEAR, 5, {33, 1, 1}, 10, 0, 0, 0, 0, false, true, 1e-5},
+    {"conv 3x3", CONV_OF(3, 5, 9, 7, 6, 3, 1, 1)},
+    {"conv 3x3, gradients add", CONV_OF(3, 5, 9, 7, 6, 3, 1, 1), .add = true},
+    {"conv 3x3, 1x1 plane", CONV_OF(2, 9, 1, 1, 17, 3, 1, 1)},
+    {"conv 3x3, tiles of images", CONV_OF(70, 3, 4, 4, 9, 3, 1, 1)},
+    {"conv 3x3, many channels", CONV_OF(3, 512, 2, 2, 20, 3, 1, 1)},
+    {"conv 3x3, bands of rows", CONV_OF(1, 2, 240, 231, 3, 3, 1, 1)},
+    {"conv 3x3, no padding", CONV_OF(2, 3, 8, 6, 4, 3, 1, 0)},
+    {"conv 3x3, padding 2", CONV_OF(2, 3, 5, 6, 4, 3, 1, 2)},
+    {"conv 3x3 stride 2, even", CONV_OF(3, 4, 8, 10, 7, 3, 2, 1)},
+    {"conv 3x3 stride 2, odd", CONV_OF(3, 4, 13, 9, 7, 3, 2, 1), .add = true},
+    {"conv 3x3 stride 2, bands", CONV_OF(1, 2, 241, 260, 3, 3, 2, 1)},
+    {"conv 1x1", CONV_OF(3, 5, 6, 7, 9, 1, 1, 0)},
+    {"conv 1x1 stride 2, even", CONV_OF(3, 5, 6, 8, 9, 1, 2, 0)},
+    {"conv 1x1 stride 2, odd, add", CONV_OF(3, 5, 7, 5, 9, 1, 2, 0), .add = true},
+    {"conv 7x7 stride 2", CONV_OF(2, 3, 20, 17, 5, 7, 2, 3)},
+    {"conv 5x5", CONV_OF(2, 3, 9, 8, 5, 5, 1, 2)},
+    {"norm", NORM_OF(4, 6, 5, 7)},
+    {"norm, relu", NORM_OF(4, 6, 5, 7), .act = RELU, .add = true},
+    {"norm, residual", NORM_OF(4, 6, 8, 8), .residual = true},
+    {"norm, residual, relu, add", NORM_OF(4, 6, 8, 8), .act = RELU, .residual = true, .add = true},
+    {"conv and norm", FUSED_OF(3, 5, 9, 7, 6, 3, 1, 1), .act = RELU},
+    {"conv and norm, residual", FUSED_OF(3, 5, 8, 8, 5, 3, 1, 1), .act = RELU, .residual = true},
+    {"conv and norm, bands", FUSED_OF(1, 2, 230, 231, 3, 3, 1, 1), .act = RELU, .residual = true},
+    {"conv and norm, stride 2", FUSED_OF(3, 5, 9, 8, 6, 1, 2, 0)},
+    {"conv 3x3, some filters live", CONV_OF(3, 5, 9, 7, 19, 3, 1, 1), .live = 3},
+    {"conv 1x1, some filters live", CONV_OF(3, 35, 9, 7, 19, 1, 1, 0), .live = 4},
+    {"depthwise", CONV_OF(3, 7, 9, 8, 7, 3, 1, 1), .groups = 7},
+    {"depthwise, wide, add", CONV_OF(2, 37, 6, 5, 37, 3, 1, 1), .add = true, .groups = 37},
+    {"depthwise stride 2, even", CONV_OF(3, 16, 8, 8, 16, 3, 2, 1), .groups = 16},
+    {"depthwise stride 2, odd", CONV_OF(3, 9, 7, 9, 9, 3, 2, 1), .groups = 9},
+    {"depthwise, live filters", CONV_OF(3, 9, 7, 9, 9, 3, 1, 1), .groups = 9, .live = 2},
+    {"depthwise 5x5", CONV_OF(2, 5, 9, 9, 5, 5, 1, 2), .groups = 5},
+    {"depthwise and norm", FUSED_OF(3, 7, 9, 8, 7, 3, 1, 1), .act = RELU6, .groups = 7},
+    {"depthwise and norm, stride 2", FUSED_OF(3, 7, 9, 8, 7, 3, 2, 1), .act = RELU6,
+     .residual = true, .groups = 7},
+    {"norm, relu6", NORM_OF(4, 6, 5, 7), .act = RELU6},
+    {"norm, relu6, residual, add", NORM_OF(4, 35, 5, 7), .act = RELU6, .residual = true,
+     .add = true},
+    {"conv and norm, relu6", FUSED_OF(3, 5, 9, 7, 6, 1, 1, 0), .act = RELU6, .residual = true},
+    {"conv 3x3, input normed", CONV_OF(3, 5, 9, 7, 19, 3, 1, 1), .lazy = LAZY},
+    {"conv 3x3, input normed, relu", CONV_OF(3, 16, 8, 8, 16, 3, 1, 1), .add = true, .live = 3,
+     .lazy = LAZY_RELU},
+    {"conv 3x3, stride 2, input normed", CONV_OF(3, 16, 8, 8, 16, 3, 2, 1), .lazy = LAZY_RELU6},
+    {"conv 1x1, input normed", CONV_OF(3, 19, 9, 7, 35, 1, 1, 0), .lazy = LAZY_RELU6},
+    {"conv 1x1 stride 2, input normed", CONV_OF(3, 19, 9, 7, 35, 1, 2, 0), .add = true, .live = 4,
+     .lazy = LAZY_RELU6},
+    {"depthwise, input normed", CONV_OF(2, 37, 6, 5, 37, 3, 1, 1), .groups = 37,
+     .lazy = LAZY_RELU6},
+    {"depthwise stride 2, input normed", CONV_OF(2, 16, 8, 8, 16, 3, 2, 1), .add = true,
+     .groups = 16, .lazy = LAZY_RELU},
+    {"norm, no output", NORM_OF(4, 6, 5, 7), .act = RELU, .lazy = LAZY},
+    {"norm, no output, relu6", NORM_OF(4, 35, 5, 7), .act = RELU6, .lazy = LAZY},
+    {"max pool 3x3 stride 2", MAX_POOL_OF(3, 5, 9, 8, 5, 3, 2, 1)},
+    {"max pool 2x2 stride 2, add", MAX_POOL_OF(3, 18, 8, 8, 18, 2, 2, 0), .add = true},
+    {"pool", POOL_OF(3, 5, 4, 6), .add = true},
+    {"linear", LINEAR_OF(5, 33, 10)},
+    {"linear, gradients add", LINEAR_OF(5, 33, 10), .add = true},
 };
 #define ROWS (sizeof rows / sizeof *rows)
 
@@ -62,6 +117,8 @@ struct operation {
     float *buffers[24];
     size_t counts[24];
     size_t count;
+    uint32_t live[16];
+    double sums[128];
     int first_result;
 };
 
@@ -81,7 +138,8 @@ static float *buffer(struct operation *o, size_t count, uint64_t seed)
 static void operation_init(struct operation *o, const struct row *row)
 {
     struct learner_op *op = &o->op;
-    const bool conv = row->kind == CONV || row->kind == FUSED;
+    const bool conv = row->kind == CONV || row->kind == FUSED,
+               windows = conv || row->kind == MAX_POOL;
 
     memset(o, 0, sizeof *o);
     op->kind = row->kind;
@@ -91,15 +149,17 @@ static void operation_init(struct operation *o, const struct row *row)
     op->kernel = row->kernel;
     op->stride = row->stride;
     op->pad = row->pad;
+    op->groups = row->groups ? row->groups : 1;
     op->act = row->act;
     op->out.c = row->channels;
-    if (conv) {
+    if (windows) {
         op->out.h = (row->in.h + 2 * row->pad - row->kernel) / row->stride + 1;
         op->out.w = (row->in.w + 2 * row->pad - row->kernel) / row->stride + 1;
     } else if (row->kind != NORM) {
         op->out.h = op->out.w = 1;
     }
-    const size_t c = op->out.c, weights = c * row->in.c * (conv ? row->kernel * row->kernel : 1);
+    const size_t c = op->out.c,
+                 weights = c * (row->in.c / op->groups) * (conv ? row->kernel * row->kernel : 1);
     const size_t in = row->n * learner_shape_count(&op->in);
     const size_t out = row->n * learner_shape_count(&op->out);
     op->x = buffer(o, in, 1);
@@ -121,7 +181,28 @@ static void operation_init(struct operation *o, const struct row *row)
     op->dx = buffer(o, in, row->add ? 10 : 0);
     op->dresidual = row->residual ? buffer(o, out, row->add ? 11 : 0) : NULL;
     op->dx_add = op->dresidual_add = row->add;
-    op->dweight = buffer(o, weights, 0);
+    if (row->kind == NORM) {
+        op->gain = buffer(o, c, 0);
+        op->offset = buffer(o, c, 0);
+    }
+    if (row->lazy && conv) {
+        op->x_gain = buffer(o, row->in.c, 13);
+        op->x_offset = buffer(o, row->in.c, 14);
+        op->x_act = row->lazy == LAZY_RELU    ? LEARNER_ACT_RELU
+                    : row->lazy == LAZY_RELU6 ? LEARNER_ACT_RELU6
+                                              : LEARNER_ACT_NONE;
+        op->sums = o->sums;
+    } else if (row->lazy) {
+        op->y = NULL;
+        op->dx = (float *)op->dy; /* in place */
+    }
+    op->dweight = buffer(o, weights, 12); /* rows of frozen filters must stay as they are */
+    if (row->live) {
+        assert_true(c / row->live < sizeof o->live / sizeof *o->live);
+        for (size_t i = row->live - 1; i < c; i += row->live)
+            o->live[op->live_count++] = (uint32_t)i;
+        op->live = o->live;
+    }
     op->dbias = buffer(o, c, 0);
     op->dscale = buffer(o, c, 0);
     op->dshift = buffer(o, c, 0);
@@ -190,6 +271,9 @@ static void compare_row(const struct row *row, enum learner_mode mode, int threa
     operation_init(&b, row);
     run_ref(ref, &a, row->n, mode);
     run(blas, &b.op, row->n, mode, row->kind != FUSED);
+    for (size_t c = 0; a.op.sums && mode == LEARNER_TRAIN && c < 2 * row->channels; c++)
+        if (!(fabs(a.sums[c] - b.sums[c]) <= 1e-4 * (fabs(a.sums[c]) + (double)row->n)))
+            fail_msg("%s: sum %zu is %g, wanted %g", row->name, c, b.sums[c], a.sums[c]);
     for (size_t i = 0; i < a.count; i++) {
         const double distance = fixture_distance(b.buffers[i], a.buffers[i], a.counts[i]);
         if (!(distance <= row->tolerance))
@@ -222,7 +306,7 @@ static void blas_agrees_with_ref(void **state)
                     continue;
                 }
                 compare_row(&rows[r], LEARNER_TRAIN_EVAL, threads[t], kernels[k]);
-                if (rows[r].kind == NORM)
+                if (rows[r].kind == NORM || rows[r].lazy)
                     compare_row(&rows[r], LEARNER_TRAIN, threads[t], kernels[k]);
             }
     }
@@ -233,7 +317,7 @@ static void blas_agrees_with_ref(void **state)
 static double scalar(struct learner_device *ref, struct operation *o, const struct row *row,
                      enum learner_mode mode)
 {
-    float mean[16], var[16];
+    float mean[64], var[64];
     double sum = 0;
 
     /* a training pass moves the running statistics */
@@ -258,7 +342,7 @@ static void check_input(struct learner_device *ref, struct operation *o, const s
 {
     float *keep = calloc(count, sizeof *keep), *direction = calloc(count, sizeof *direction);
     double slope = 0, size = 0, at[3];
-    const double h = row->act == RELU ? 1e-4 : 1e-3; /* few kinks within a step */
+    const double h = row->act ? 1e-4 : 1e-3; /* few kinks within a step */
 
     assert_true(keep && direction);
     memcpy(keep, input, count * sizeof *keep);
@@ -288,18 +372,21 @@ static void check_row(struct learner_device *ref, const struct row *table_row,
     struct operation o;
 
     row.add = false; /* the oracle's adding is checked by a test of its own */
+    row.live = 0;
     operation_init(&o, &row);
     const struct learner_op *op = &o.op;
     const size_t in = row.n * learner_shape_count(&op->in);
     const size_t out = row.n * learner_shape_count(&op->out);
     scalar(ref, &o, &row, mode);
-    ref->ops->run(ref, op, &(struct learner_pass){row.n, mode, true});
-    check_input(ref, &o, &row, mode, (float *)op->x, op->dx, in, "input");
+    ref->ops->run(ref, op, &(struct learner_pass){.n = row.n, .mode = mode, .backward = true});
+    if (!op->x_gain) /* else dx is the gradient of the normalised input */
+        check_input(ref, &o, &row, mode, (float *)op->x, op->dx, in, "input");
     if (row.residual)
         check_input(ref, &o, &row, mode, (float *)op->residual, op->dresidual, out, "residual");
     if (row.kind == CONV || row.kind == LEARNER_OP_LINEAR)
         check_input(ref, &o, &row, mode, (float *)op->weight, op->dweight,
-                    op->out.c * op->in.c * (row.kind == CONV ? row.kernel * row.kernel : 1),
+                    op->out.c * (op->in.c / op->groups) *
+                        (row.kind == CONV ? row.kernel * row.kernel : 1),
                     "weight");
     if (row.kind == LEARNER_OP_LINEAR)
         check_input(ref, &o, &row, mode, (float *)op->bias, op->dbias, op->out.c, "bias");
@@ -318,10 +405,112 @@ static void ref_agrees_with_finite_differences(void **state)
     for (size_t r = 0; r < ROWS; r++) {
         if (rows[r].kind == FUSED || rows[r].in.h > 100)
             continue; /* no backward; too slow for plain loops */
+        if (rows[r].kind == NORM && rows[r].lazy)
+            continue; /* nothing to differentiate; lazy_is_the_whole covers it */
         check_row(ref, &rows[r], LEARNER_TRAIN_EVAL);
         if (rows[r].kind == NORM)
             check_row(ref, &rows[r], LEARNER_TRAIN);
     }
+    ref->ops->close(ref);
+}
+
+/* What is left to a convolution is what the norm would have done. */
+static void lazy_conv(struct learner_device *ref, const struct row *row)
+{
+    struct row whole_row = *row;
+    struct operation lazy, whole;
+
+    whole_row.lazy = WHOLE;
+    operation_init(&lazy, row);
+    operation_init(&whole, &whole_row);
+    const size_t in = row->n * learner_shape_count(&row->in);
+    float *x = (float *)whole.op.x;
+    for (size_t i = 0; i < in; i++) {
+        const size_t c = i % row->in.c;
+        x[i] = x[i] * lazy.op.x_gain[c] + lazy.op.x_offset[c];
+        if (lazy.op.x_act != LEARNER_ACT_NONE && x[i] < 0)
+            x[i] = 0;
+        if (lazy.op.x_act == LEARNER_ACT_RELU6 && x[i] > 6)
+            x[i] = 6;
+    }
+    run(ref, &lazy.op, row->n, LEARNER_TRAIN, true);
+    run(ref, &whole.op, row->n, LEARNER_TRAIN, true);
+    const size_t out = learner_shape_count(&lazy.op.out) * row->n;
+    const size_t weights = row->channels * (row->in.c / lazy.op.groups) * row->kernel * row->kernel;
+    assert_true(fixture_distance(lazy.op.y, whole.op.y, out) < 1e-6);
+    assert_true(fixture_distance(lazy.op.dx, whole.op.dx, in) < 1e-6);
+    assert_true(fixture_distance(lazy.op.dweight, whole.op.dweight, weights) < 1e-6);
+    for (size_t c = 0; c < row->channels; c++) {
+        double sum = 0, square = 0;
+        for (size_t i = c; i < out; i += row->channels) {
+            const double d = (double)lazy.op.y[i] - lazy.op.mean[c];
+            sum += d;
+            square += d * d;
+        }
+        assert_true(fabs(lazy.sums[c] - sum) < 1e-6 * (1 + fabs(sum)));
+        assert_true(fabs(lazy.sums[row->channels + c] - square) < 1e-6 * (1 + square));
+    }
+    operation_release(&lazy);
+    operation_release(&whole);
+}
+
+/* A norm that writes no output leaves the same gradients, and gain and offset that give it; sums
+ * that came with its input give the same statistics. */
+static void lazy_norm(const char *device_name, const struct row *row, enum learner_mode mode)
+{
+    struct learner_device *device = open_device(device_name, 2, NULL);
+    struct row whole_row = *row;
+    struct operation lazy, whole;
+
+    whole_row.lazy = WHOLE;
+    operation_init(&lazy, row);
+    operation_init(&whole, &whole_row);
+    const size_t count = row->n * learner_shape_count(&row->in), channels = row->channels;
+    for (size_t i = 0; i < count; i++) {
+        const double d = (double)lazy.op.x[i] - lazy.op.mean[i % channels];
+        lazy.sums[i % channels] += d;
+        lazy.sums[channels + i % channels] += d * d;
+    }
+    lazy.op.sums = lazy.sums;
+    run(device, &lazy.op, row->n, mode, true);
+    run(device, &whole.op, row->n, mode, true);
+    assert_true(fixture_distance(lazy.op.dx, whole.op.dx, count) < 2e-6);
+    assert_true(fixture_distance(lazy.op.dscale, whole.op.dscale, channels) < 2e-6);
+    assert_true(fixture_distance(lazy.op.dshift, whole.op.dshift, channels) < 2e-6);
+    assert_true(fixture_distance(lazy.op.mean, whole.op.mean, channels) < 1e-6);
+    assert_true(fixture_distance(lazy.op.var, whole.op.var, channels) < 1e-6);
+    for (size_t i = 0; i < count; i++) {
+        float y = lazy.op.x[i] * lazy.op.gain[i % channels] + lazy.op.offset[i % channels];
+        if (row->act != LEARNER_ACT_NONE && y < 0)
+            y = 0;
+        if (row->act == LEARNER_ACT_RELU6 && y > 6)
+            y = 6;
+        assert_true(fabsf(y - whole.op.y[i]) < 1e-5);
+    }
+    operation_release(&lazy);
+    operation_release(&whole);
+    device->ops->close(device);
+}
+
+static void lazy_is_the_whole(void **state)
+{
+    struct learner_device *ref = open_device("ref", 1, NULL);
+    size_t convs = 0, norms = 0;
+
+    (void)state;
+    for (size_t r = 0; r < ROWS; r++) {
+        if (rows[r].lazy && rows[r].kind == CONV) {
+            lazy_conv(ref, &rows[r]);
+            convs++;
+        }
+        for (int mode = LEARNER_TRAIN_EVAL; rows[r].lazy && mode <= LEARNER_TRAIN; mode++)
+            if (rows[r].kind == NORM) {
+                lazy_norm("ref", &rows[r], (enum learner_mode)mode);
+                lazy_norm("blas", &rows[r], (enum learner_mode)mode);
+                norms++;
+            }
+    }
+    assert_true(convs >= 5 && norms >= 4);
     ref->ops->close(ref);
 }
 
@@ -387,6 +576,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ref_agrees_with_finite_differences),
+        cmocka_unit_test(lazy_is_the_whole),
         cmocka_unit_test(ref_adds_where_asked),
         cmocka_unit_test(blas_agrees_with_ref),
         cmocka_unit_test(forward_does_not_depend_on_threads_or_batch),

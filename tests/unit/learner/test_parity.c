@@ -65,7 +65,7 @@ static void read_records(const struct reference *reference, const char *name, si
         if (labels)
             labels[got] = output;
         for (size_t p = 0; p < PIXELS; p++)
-            input[got * PIXELS + p] =
+            input[got * PIXELS + p % 1024 * 3 + p / 1024] =
                 (float)((record[2 + p] / 255.0 - reference->model.arch.mean[p / 1024]) /
                         reference->model.arch.std[p / 1024]);
         got++;

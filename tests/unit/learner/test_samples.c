@@ -87,8 +87,9 @@ static void samples_batch_normalises_and_mirrors(void **state)
                     (set.pixels[3 * 3072 + at] / 255.0 - arch.mean[c]) / arch.std[c];
                 const double turned =
                     (set.pixels[3072 + flipped] / 255.0 - arch.mean[c]) / arch.std[c];
-                assert_true(fabs(out[at] - want) < 1e-6);
-                assert_true(fabs(out[3072 + at] - turned) < 1e-6);
+                const int last = 3 * (y * 32 + x) + c; /* channels last */
+                assert_true(fabs(out[last] - want) < 1e-6);
+                assert_true(fabs(out[3072 + last] - turned) < 1e-6);
             }
     learner_samples_release(&set);
 }
