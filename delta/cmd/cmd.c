@@ -87,28 +87,54 @@ enum delta_status cmd_keyring(struct delta_keyring *ring, const struct delta_opt
     return st;
 }
 
-enum delta_status cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring,
-                                struct cmd_signature *out, struct delta_error *err)
+void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring,
+                   struct cmd_signature *out)
 {
     const struct delta_bytes bytes = delta_buf_bytes(&file->bytes);
-    enum delta_status st = DELTA_OK;
 
-    *out = (struct cmd_signature){.trust = CMD_UNSIGNED};
-    if (file->kind == CMD_SAFETENSORS)
-        return ring->count ? delta_fail(err, DELTA_UNTRUSTED,
-                                        "'%s': a safetensors file bears no signature; import and "
-                                        "sign it",
-                                        file->path)
-                           : DELTA_OK;
-    st = delta_container_signers(bytes, out->signers, &out->count, err);
-    if (!st && out->count)
-        out->trust = CMD_SIGNED;
-    if (!st && ring->count) {
-        st = delta_container_verify(bytes, ring, &out->trusted_by, err);
-        if (!st)
-            out->trust = CMD_TRUSTED;
+    *out = (struct cmd_signature){.trust = CMD_TRUST_NOT_CHECKED};
+    if (file->kind == CMD_SAFETENSORS) {
+        if (ring->count)
+            out->status =
+                delta_fail(&out->why, DELTA_UNTRUSTED,
+                           "a safetensors file bears no signature; import it and sign the result");
+    } else {
+        out->status = delta_container_signers(bytes, out->signers, &out->count, &out->why);
+        if (!out->status && ring->count)
+            out->status = delta_container_verify(bytes, ring, &out->trusted_by, &out->why);
     }
-    return st ? delta_fail_in(err, st, "'%s'", file->path) : DELTA_OK;
+    if (out->status)
+        out->trust = CMD_TRUST_REFUSED;
+    else if (ring->count)
+        out->trust = CMD_TRUST_HELD;
+}
+
+enum delta_status cmd_demand_trust(const struct cmd_file *file, const struct delta_keyring *ring,
+                                   struct delta_error *err)
+{
+    struct cmd_signature signature;
+
+    cmd_signature(file, ring, &signature);
+    if (signature.trust != CMD_TRUST_REFUSED)
+        return DELTA_OK;
+    return delta_fail(err, signature.status, "'%s': %s", file->path, signature.why.text);
+}
+
+enum delta_status cmd_delta_open(struct cmd_file *out, const char *path,
+                                 const struct delta_keyring *ring, struct delta_error *err)
+{
+    enum delta_status st = cmd_file_open(out, path, err);
+
+    if (st)
+        return st;
+    if (out->kind != CMD_DELTA)
+        st = delta_fail(err, DELTA_FORMAT, "'%s' is a %s, a delta is needed here", path,
+                        cmd_kind_name(out->kind));
+    if (!st)
+        st = cmd_demand_trust(out, ring, err);
+    if (st)
+        cmd_file_release(out);
+    return st;
 }
 
 json_t *cmd_json_text(const char *text)

@@ -7,21 +7,26 @@
 #include <jansson.h>
 
 #include "delta/cli.h"
+#include "delta/compare.h"
 #include "delta/delta.h"
 #include "delta/file.h"
 #include "delta/safetensors.h"
 
 #define CMD_PROGRAM "frostline-delta"
 
-int cmd_inspect(int argc, char **argv);
-int cmd_verify(int argc, char **argv);
 int cmd_apply(int argc, char **argv);
+int cmd_cat(int argc, char **argv);
 int cmd_diff(int argc, char **argv);
-int cmd_sign(int argc, char **argv);
-int cmd_keygen(int argc, char **argv);
+int cmd_digest(int argc, char **argv);
 int cmd_export(int argc, char **argv);
 int cmd_import(int argc, char **argv);
-int cmd_digest(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_invert(int argc, char **argv);
+int cmd_keygen(int argc, char **argv);
+int cmd_make(int argc, char **argv);
+int cmd_sign(int argc, char **argv);
+int cmd_squash(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
 
 enum cmd_kind { CMD_MODEL, CMD_DELTA, CMD_SAFETENSORS };
 
@@ -48,32 +53,63 @@ DELTA_MUST_USE enum delta_status cmd_keyring(struct delta_keyring *ring,
                                              const struct delta_opt_list *paths,
                                              struct delta_error *err);
 
-enum cmd_trust { CMD_UNSIGNED, CMD_SIGNED, CMD_TRUSTED };
+/* Structure (every length and digest holds) and trust (a key that the caller trusts signed it) are
+ * two questions with two answers. */
+enum cmd_trust {
+    CMD_TRUST_NOT_CHECKED, /* no key was given */
+    CMD_TRUST_HELD,
+    CMD_TRUST_REFUSED
+};
 
 struct cmd_signature {
     enum cmd_trust trust;
     struct delta_digest signers[8]; /* claimed */
     size_t count;
     struct delta_digest trusted_by;
+    enum delta_status status; /* REFUSED: SIGNATURE or UNTRUSTED */
+    struct delta_error why;   /* REFUSED */
 };
 
-/* Signature state of an opened file. With keys in the ring a wrong signature is SIGNATURE and a
- * missing one UNTRUSTED; without, nothing is verified. */
-DELTA_MUST_USE enum delta_status cmd_signature(const struct cmd_file *file,
-                                               const struct delta_keyring *ring,
-                                               struct cmd_signature *out, struct delta_error *err);
+/* Signature state of an opened file. A ring without keys asks nobody: NOT_CHECKED. */
+void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring,
+                   struct cmd_signature *out);
+/* The same as a demand: SIGNATURE or UNTRUSTED where keys are given and none signed. */
+DELTA_MUST_USE enum delta_status cmd_demand_trust(const struct cmd_file *file,
+                                                  const struct delta_keyring *ring,
+                                                  struct delta_error *err);
+/* Opens a delta; with keys in the ring it must be signed by one of them. */
+DELTA_MUST_USE enum delta_status cmd_delta_open(struct cmd_file *out, const char *path,
+                                                const struct delta_keyring *ring,
+                                                struct delta_error *err);
 
 /* Prints and releases `root`, adding "schema": 1. Returns 0, or 6 when stdout failed. */
 int cmd_print_json(json_t *root);
 json_t *cmd_json_text(const char *text);                    /* bytes that are no UTF-8 become '?' */
 json_t *cmd_json_digest(const struct delta_digest *digest); /* null for a zero one */
 
-/* For people, within 80 columns. */
-void cmd_print_delta(const struct delta_reader *reader);
+/* ---- for people, within 80 columns; colours on a terminal only ---- */
+
+/* What is known about a change: either may be NULL, not both. */
+struct cmd_view {
+    const struct delta_reader *reader;         /* the delta */
+    const struct delta_comparison *comparison; /* of base and target; NULL: no base at hand */
+    const struct delta_model *base;            /* for the class list; may be NULL */
+};
+
+void cmd_print_delta(const struct delta_reader *reader); /* ends, network, provenance */
+void cmd_print_classes_changed(const struct cmd_view *view);
+void cmd_print_changes(const struct cmd_view *view); /* the table of tensors and its sums */
 void cmd_print_model(const struct delta_model *model);
 void cmd_print_digest(const char *label, const struct delta_digest *digest);
-json_t *cmd_json_delta(const struct delta_reader *reader);
+const char *cmd_scope_name(const struct delta_entry *entry);
+const char *cmd_encoding_name(const struct delta_entry *entry);
+const char *cmd_freeze_name(enum delta_freeze_mode mode);
+uint64_t cmd_entry_total(const struct delta_entry *entry); /* elements of the target's tensor */
+
+json_t *cmd_json_delta(const struct cmd_view *view);
+json_t *cmd_json_comparison(const struct delta_comparison *comparison);
 json_t *cmd_json_model(const struct delta_model *model);
+json_t *cmd_json_signature(const struct cmd_signature *signature);
 
 /* fflush with a check: exit status `status`, or 6 with a message when stdout is full. */
 int cmd_finish(int status);

@@ -1,9 +1,11 @@
-/* Models and deltas for people (80 columns) and as JSON. */
+/* Models, deltas and comparisons for people: 80 columns, colours on a terminal only. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "cmd.h"
 
@@ -53,36 +55,36 @@ static const char *shape_text(char out[32], uint32_t rank, const uint64_t *shape
     return out;
 }
 
-/* The end of a name says more than its beginning. */
+/* Both ends of a name say which tensor it is; what gives is the middle. */
 static const char *short_name(char out[32], const char *name)
 {
     const size_t len = strlen(name);
 
-    if (len <= 28)
+    if (len <= 24)
         snprintf(out, 32, "%s", name);
     else
-        snprintf(out, 32, "..%s", name + len - 26);
+        snprintf(out, 32, "%.11s..%s", name, name + len - 11);
     return out;
 }
 
-static const char *freeze_text(enum delta_freeze_mode mode)
+const char *cmd_freeze_name(enum delta_freeze_mode mode)
 {
     static const char *const names[] = {"live", "frozen", "rows", "weights"};
 
     return names[mode];
 }
 
-static const char *scope_text(const struct delta_entry *entry)
+const char *cmd_scope_name(const struct delta_entry *entry)
 {
     return entry->live_only ? "live" : entry->grown_only ? "new" : "all";
 }
 
-static const char *encoding_text(const struct delta_entry *entry)
+const char *cmd_encoding_name(const struct delta_entry *entry)
 {
     return entry->encoding == DELTA_ENCODING_RAW ? "raw" : "zstd";
 }
 
-static uint64_t entry_total(const struct delta_entry *entry)
+uint64_t cmd_entry_total(const struct delta_entry *entry)
 {
     uint64_t total = 1;
 
@@ -96,7 +98,9 @@ static const char *time_text(char out[32], int64_t ms)
     const time_t seconds = (time_t)(ms / 1000);
     struct tm utc;
 
-    if (!gmtime_r(&seconds, &utc) || strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0)
+    if (ms == 0)
+        snprintf(out, 32, "time unknown");
+    else if (!gmtime_r(&seconds, &utc) || strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0)
         snprintf(out, 32, "%" PRId64 " ms", ms);
     return out;
 }
@@ -119,34 +123,196 @@ static void print_provenance(const struct delta_provenance *p)
 
 void cmd_print_delta(const struct delta_reader *reader)
 {
-    char name[32], shape[32], size[16];
-    uint64_t bytes = 0, values = 0;
-
     cmd_print_digest("base", &reader->base);
     cmd_print_digest("target", &reader->target);
     if (reader->has_parent)
         cmd_print_digest("parent", &reader->parent);
     print_arch(&reader->arch);
-    print_classes("new class", reader->classes_added, reader->classes_added_count);
     if (reader->has_provenance)
         print_provenance(&reader->provenance);
-    printf("\n%-28s %-15s %-5s %-4s %8s %7s %7s\n", "tensor", "shape", "scope", "enc", "values",
-           "share", "bytes");
-    for (size_t i = 0; i < reader->entry_count; i++) {
-        const struct delta_entry *e = &reader->entries[i];
-        printf("%-28s %-15.15s %-5s %-4s %8" PRIu64 " %5.1f %% %7" PRIu64 "\n",
-               short_name(name, e->name), shape_text(shape, e->rank, e->shape), scope_text(e),
-               encoding_text(e), e->elements, 100.0 * (double)e->elements / (double)entry_total(e),
-               e->bytes);
+}
+
+void cmd_print_classes_changed(const struct cmd_view *view)
+{
+    const struct delta_comparison *c = view->comparison;
+    char label[16];
+
+    if (!c) {
+        print_classes("new class", view->reader->classes_added, view->reader->classes_added_count);
+        return;
+    }
+    if (view->base) {
+        snprintf(label, sizeof label, "had %zu", view->base->class_count);
+        print_classes(label, view->base->classes, view->base->class_count);
+    }
+    snprintf(label, sizeof label, "has %zu", c->classes_kept + c->added_count);
+    printf(LABEL "%zu of them%s", label, c->classes_kept,
+           c->classes_moved                    ? ""
+           : c->added_count + c->removed_count ? ""
+                                               : ", the same");
+    if (c->classes_moved)
+        printf(", %zu at another output", c->classes_moved);
+    printf("\n");
+    if (c->added_count)
+        print_classes("  added", c->added, c->added_count);
+    if (c->removed_count)
+        print_classes("  removed", c->removed, c->removed_count);
+}
+
+/* ---- the table of changes ---- */
+
+#define HEAT_CELLS 10
+
+static bool colours(void)
+{
+    const char *term = getenv("TERM");
+
+    return isatty(STDOUT_FILENO) && !getenv("NO_COLOR") && term && strcmp(term, "dumb") != 0;
+}
+
+/* Largest RMS of any slice of any tensor: the bar's full scale. */
+static double hottest(const struct delta_comparison *comparison)
+{
+    double most = 0;
+
+    for (size_t i = 0; i < comparison->count; i++)
+        for (uint32_t k = 0; k < comparison->changes[i].slices; k++)
+            if (comparison->changes[i].heat[k] > most)
+                most = comparison->changes[i].heat[k];
+    return most;
+}
+
+/* 0: unchanged; 1..8: half a decade each below the hottest slice, which is 8. */
+static int heat_level(double heat, double most)
+{
+    if (!(heat > 0))
+        return 0;
+    const double level = 8 + floor(2 * log10(heat / most));
+    return level < 1 ? 1 : level > 8 ? 8 : (int)level;
+}
+
+/* Where in the tensor, front to back, the change is. */
+static void print_heat(const struct delta_change *change, double most, bool colour)
+{
+    static const char signs[] = ".:-=+*#%@";
+    static const int palette[] = {236, 17, 19, 55, 91, 161, 202, 214, 226}; /* xterm-256 */
+
+    for (uint32_t cell = 0; cell < HEAT_CELLS; cell++) {
+        const uint32_t n = change->slices;
+        const uint32_t first = cell * n / HEAT_CELLS, behind = (cell + 1) * n / HEAT_CELLS;
+        double heat = 0;
+        for (uint32_t k = first; k < (behind > first ? behind : first + 1) && k < n; k++)
+            if (change->heat[k] > heat)
+                heat = change->heat[k];
+        const int level = heat_level(heat, most);
+        if (colour)
+            printf("\033[48;5;%dm \033[0m", palette[level]);
+        else
+            putchar(signs[level]);
+    }
+}
+
+static void print_row(const char *name, const struct delta_entry *entry,
+                      const struct delta_change *change, double most, bool colour)
+{
+    char shown[32], how[24], size[16];
+
+    printf("%-24s", short_name(shown, name));
+    if (change && change->presence != DELTA_IN_BOTH) {
+        static const char *const words[] = {"", "only in the target", "only in the base",
+                                            "another shape"};
+        printf(" %s\n", words[change->presence]);
+        return;
+    }
+    if (change)
+        printf(" %5.1f%% %8.3g %8.3g", 100.0 * (double)change->live / (double)change->elements,
+               change->norm, change->largest);
+    else
+        printf(" %5.1f%% %8s %8s", 100.0 * (double)entry->elements / (double)cmd_entry_total(entry),
+               "-", "-");
+    if (entry) {
+        snprintf(how, sizeof how, "%s %s", cmd_scope_name(entry), cmd_encoding_name(entry));
+        printf(" %-9.9s %8s", how, delta_human_bytes(size, (double)entry->bytes));
+    } else if (change) {
+        printf(" %8.1f%%", 100.0 * (double)change->changed / (double)change->elements);
+    }
+    if (change) {
+        putchar(' ');
+        print_heat(change, most, colour);
+    }
+    putchar('\n');
+}
+
+static void print_plans(const struct delta_reader *reader)
+{
+    char name[32];
+
+    for (size_t i = 0; i < reader->plan_count; i++)
+        printf("%-24s freeze plan becomes '%s', %zu bits\n",
+               short_name(name, reader->plans[i].name), cmd_freeze_name(reader->plans[i].mode),
+               reader->plans[i].count);
+}
+
+static void print_delta_rows(const struct cmd_view *view, double most, bool colour)
+{
+    const struct delta_comparison *c = view->comparison;
+    uint64_t bytes = 0, values = 0;
+    char size[16];
+
+    printf("\n%-24s %6s %8s %8s %-9s %8s%s\n", "tensor", c ? "live" : "share", "norm", "largest",
+           "encoding", "bytes", c ? " where" : "");
+    for (size_t i = 0; i < view->reader->entry_count; i++) {
+        const struct delta_entry *e = &view->reader->entries[i];
+        print_row(e->name, e, c ? delta_comparison_find(c, e->name) : NULL, most, colour);
         bytes += e->bytes;
         values += e->elements;
     }
-    for (size_t i = 0; i < reader->plan_count; i++)
-        printf("%-28s freeze plan becomes '%s', %zu bits\n",
-               short_name(name, reader->plans[i].name), freeze_text(reader->plans[i].mode),
-               reader->plans[i].count);
-    printf("%zu tensors changed, %" PRIu64 " values in %s\n", reader->entry_count, values,
+    print_plans(view->reader);
+    printf("%zu tensors changed, %" PRIu64 " values in %s\n", view->reader->entry_count, values,
            delta_human_bytes(size, (double)bytes));
+    if (!c)
+        printf("share: of a tensor's values, those that travel; --base FILE tells norms as well\n");
+}
+
+static void print_compared_rows(const struct delta_comparison *c, double most, bool colour)
+{
+    size_t same = 0;
+
+    printf("\n%-24s %6s %8s %8s %9s %s\n", "tensor", "live", "norm", "largest", "changed", "where");
+    for (size_t i = 0; i < c->count; i++) {
+        const struct delta_change *change = &c->changes[i];
+        if (change->presence == DELTA_IN_BOTH && change->changed + change->dropped == 0)
+            same++;
+        else
+            print_row(change->name, NULL, change, most, colour);
+    }
+    printf("%zu tensors differ, %zu are the same\n", c->count - same, same);
+}
+
+void cmd_print_changes(const struct cmd_view *view)
+{
+    const struct delta_comparison *c = view->comparison;
+    const double most = c ? hottest(c) : 0;
+    const bool colour = colours();
+    uint64_t frozen = 0;
+
+    if (view->reader)
+        print_delta_rows(view, most, colour);
+    else
+        print_compared_rows(c, most, colour);
+    if (!c)
+        return;
+    printf("%" PRIu64 " of %" PRIu64 " values changed (%.2f %%); norm %.4g beside %.4g of the base",
+           c->changed, c->elements, 100.0 * (double)c->changed / (double)c->elements, c->norm,
+           c->base_norm);
+    printf("\n");
+    for (size_t i = 0; i < c->count; i++)
+        frozen += c->changes[i].frozen_changed;
+    if (frozen)
+        printf("%" PRIu64 " values changed that the base's plan freezes\n", frozen);
+    if (!colour)
+        printf("where: each tensor from front to back; . unchanged, then : - = + * # %% @, half a\n"
+               "decade each, @ the largest change of all\n");
 }
 
 void cmd_print_model(const struct delta_model *model)
@@ -158,100 +324,16 @@ void cmd_print_model(const struct delta_model *model)
     print_arch(&model->arch);
     printf(LABEL "%zu\n", "classes", model->class_count);
     print_classes("", model->classes, model->class_count);
-    printf("\n%-28s %-15s %-8s %9s %7s %8s\n", "tensor", "shape", "plan", "live", "share", "bytes");
+    printf("\n%-24s %-15s %-8s %9s %7s %9s\n", "tensor", "shape", "plan", "live", "share", "bytes");
     for (size_t i = 0; i < model->tensor_count; i++) {
         const struct delta_tensor *t = &model->tensors[i];
         const size_t n = delta_tensor_live_count(t);
-        printf("%-28s %-15.15s %-8s %9zu %5.1f %% %8zu\n", short_name(name, t->name),
-               shape_text(shape, t->rank, t->shape), freeze_text(t->freeze.mode), n,
+        printf("%-24s %-15.15s %-8s %9zu %5.1f %% %9zu\n", short_name(name, t->name),
+               shape_text(shape, t->rank, t->shape), cmd_freeze_name(t->freeze.mode), n,
                100.0 * (double)n / (double)t->count, t->count * sizeof(float));
         live += n;
         all += t->count;
     }
     printf("%zu tensors, %zu of %zu values live, %s\n", model->tensor_count, live, all,
            delta_human_bytes(size, (double)all * sizeof(float)));
-}
-
-/* ---- JSON ---- */
-
-static json_t *json_arch(const struct delta_arch *arch)
-{
-    return json_pack("{s:s, s:s, s:i, s:[i,i,i], s:[f,f,f], s:[f,f,f]}", "name", arch->name, "stem",
-                     arch->stem, "width", (int)arch->width, "input", (int)arch->channels,
-                     (int)arch->height, (int)arch->image_width, "mean", arch->mean[0],
-                     arch->mean[1], arch->mean[2], "std", arch->std[0], arch->std[1], arch->std[2]);
-}
-
-static json_t *json_classes(const struct delta_class_id *ids, size_t count)
-{
-    json_t *list = json_array();
-
-    for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, json_string(ids[i].text));
-    return list;
-}
-
-static json_t *json_shape(uint32_t rank, const uint64_t *shape)
-{
-    json_t *list = json_array();
-
-    for (uint32_t i = 0; i < rank; i++)
-        json_array_append_new(list, json_integer((json_int_t)shape[i]));
-    return list;
-}
-
-static json_t *json_provenance(const struct delta_provenance *p)
-{
-    return json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:f}", "device", p->device, "method",
-        p->method, "software", p->software, "created_ms", (json_int_t)p->created_ms, "new_samples",
-        (json_int_t)p->new_samples, "replay_samples", (json_int_t)p->replay_samples, "tested_old",
-        (json_int_t)p->tested_old, "old_before", p->old_before, "old_after", p->old_after,
-        "tested_new", (json_int_t)p->tested_new, "new_recall", p->new_recall);
-}
-
-json_t *cmd_json_delta(const struct delta_reader *reader)
-{
-    json_t *tensors = json_array(), *plans = json_array();
-
-    for (size_t i = 0; i < reader->entry_count; i++) {
-        const struct delta_entry *e = &reader->entries[i];
-        json_array_append_new(
-            tensors,
-            json_pack("{s:s, s:o, s:s, s:s, s:I, s:f, s:I, s:I, s:o}", "name", e->name, "shape",
-                      json_shape(e->rank, e->shape), "scope", scope_text(e), "encoding",
-                      encoding_text(e), "values", (json_int_t)e->elements, "share",
-                      (double)e->elements / (double)entry_total(e), "bytes", (json_int_t)e->bytes,
-                      "offset", (json_int_t)e->offset, "sha256", cmd_json_digest(&e->sha256)));
-    }
-    for (size_t i = 0; i < reader->plan_count; i++)
-        json_array_append_new(plans, json_pack("{s:s, s:s, s:I}", "name", reader->plans[i].name,
-                                               "mode", freeze_text(reader->plans[i].mode), "bits",
-                                               (json_int_t)reader->plans[i].count));
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kind", "delta", "id",
-                     cmd_json_digest(&reader->id), "base", cmd_json_digest(&reader->base), "target",
-                     cmd_json_digest(&reader->target), "parent",
-                     cmd_json_digest(reader->has_parent ? &reader->parent : &reader->base), "arch",
-                     json_arch(&reader->arch), "classes_added",
-                     json_classes(reader->classes_added, reader->classes_added_count), "provenance",
-                     reader->has_provenance ? json_provenance(&reader->provenance) : json_null(),
-                     "tensors", tensors, "plans", plans);
-}
-
-json_t *cmd_json_model(const struct delta_model *model)
-{
-    json_t *tensors = json_array();
-
-    for (size_t i = 0; i < model->tensor_count; i++) {
-        const struct delta_tensor *t = &model->tensors[i];
-        json_array_append_new(tensors, json_pack("{s:s, s:o, s:s, s:I, s:I, s:I}", "name", t->name,
-                                                 "shape", json_shape(t->rank, t->shape), "freeze",
-                                                 freeze_text(t->freeze.mode), "elements",
-                                                 (json_int_t)t->count, "live",
-                                                 (json_int_t)delta_tensor_live_count(t), "bytes",
-                                                 (json_int_t)(t->count * sizeof(float))));
-    }
-    return json_pack("{s:o, s:o, s:o, s:o}", "parent", cmd_json_digest(&model->parent), "arch",
-                     json_arch(&model->arch), "classes",
-                     json_classes(model->classes, model->class_count), "tensors", tensors);
 }

@@ -1,160 +1,245 @@
-/* Verbs that make files from models: diff, apply. */
+/* Verbs that make files from models and deltas: make, apply, invert, squash. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "cmd.h"
+#include "delta/chain.h"
+#include "delta/clock.h"
+
+/* What the four share. */
+struct args {
+    const struct delta_verb_help *help;
+    const char *base, *out, *sign, *device, *method;
+    char **files; /* target, or deltas */
+    int count;
+    int64_t level;
+    struct delta_opt_list keys;
+    bool json, quiet;
+};
+
+#define OPT_OUT(args, what)                                                                        \
+    {                                                                                              \
+        .name = "out", .kind = DELTA_OPT_TEXT, .value = &(args).out, .arg = "FILE",                \
+        .required = true, .help = what                                                             \
+    }
+#define OPT_SIGN(args)                                                                             \
+    {                                                                                              \
+        .name = "sign", .kind = DELTA_OPT_TEXT, .value = &(args).sign, .arg = "KEY",               \
+        .help = "sign the result with this private key (PEM)"                                      \
+    }
+#define OPT_KEY(args)                                                                              \
+    {                                                                                              \
+        .name = "key", .kind = DELTA_OPT_LIST, .value = &(args).keys, .arg = "PEM",                \
+        .help = "deltas must be signed by this key; may be repeated"                               \
+    }
+#define OPT_LEVEL(args)                                                                            \
+    {                                                                                              \
+        .name = "level", .kind = DELTA_OPT_INT, .value = &(args).level, .arg = "N", .low = 0,      \
+        .high = 22, .help = "zstd level, 1 fast to 22 small; 0: 9"                                 \
+    }
+#define OPT_JSON(args)                                                                             \
+    {                                                                                              \
+        .name = "json", .kind = DELTA_OPT_FLAG, .value = &(args).json,                             \
+        .help = "print one JSON object"                                                            \
+    }
 
 static void show_progress(void *context, double done, double total)
 {
     delta_progress_at(context, done, total);
 }
 
-/* ---- diff ---- */
+/* ---- the deltas of a command line ---- */
 
-struct diff_args {
-    const char *base, *target, *out, *sign;
-    int64_t level;
-    bool json, quiet;
+struct deltas {
+    struct cmd_file *files;
+    struct delta_reader *readers; /* borrowed from files */
+    size_t count;
 };
 
-static int print_diff(const struct diff_args *args, const struct delta_buf *file,
-                      const struct delta_reader *reader)
+static void deltas_release(struct deltas *deltas)
 {
-    char size[16], full[16];
-    uint64_t model = 0;
-
-    for (size_t i = 0; i < reader->entry_count; i++)
-        model += reader->entries[i].bytes;
-    if (args->json) {
-        json_t *root = cmd_json_delta(reader);
-        json_object_set_new(root, "bytes", json_integer((json_int_t)file->len));
-        json_object_set_new(root, "file", args->out ? cmd_json_text(args->out) : json_null());
-        return cmd_print_json(root);
-    }
-    cmd_print_delta(reader);
-    printf("the delta has %s, of these %s payload", delta_human_bytes(size, (double)file->len),
-           delta_human_bytes(full, (double)model));
-    printf(args->out ? ": %s\n" : "; --out FILE writes it%s\n", args->out ? args->out : "");
-    return cmd_finish(0);
+    for (size_t i = 0; i < deltas->count; i++)
+        cmd_file_release(&deltas->files[i]);
+    free(deltas->files);
+    free(deltas->readers);
 }
 
-static enum delta_status make_diff(const struct diff_args *args, struct delta_buf *out,
-                                   struct delta_error *err)
+static enum delta_status deltas_open(struct deltas *out, const struct args *args,
+                                     struct delta_error *err)
 {
-    struct delta_progress progress;
-    const struct delta_options options = {.zstd_level = (int)args->level};
-    struct cmd_file base, target = {.path = NULL};
+    struct delta_keyring ring;
+    enum delta_status st = cmd_keyring(&ring, &args->keys, err);
+
+    *out = (struct deltas){.count = 0};
+    out->files = delta_calloc((size_t)args->count, sizeof *out->files);
+    out->readers = delta_calloc((size_t)args->count, sizeof *out->readers);
+    if (!st && (!out->files || !out->readers))
+        st = delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %d deltas", args->count);
+    for (int i = 0; i < args->count && !st; i++) {
+        st = cmd_delta_open(&out->files[i], args->files[i], &ring, err);
+        if (st)
+            break;
+        out->readers[out->count++] = out->files[i].reader;
+    }
+    return st;
+}
+
+/* ---- results ---- */
+
+static enum delta_status sign_and_write(const struct args *args, struct delta_buf *file,
+                                        struct delta_error *err)
+{
     struct delta_key key = {NULL};
+    enum delta_status st = DELTA_OK;
+
+    if (args->sign)
+        st = delta_key_load(&key, args->sign, err);
+    if (!st && args->sign)
+        st = delta_container_sign(file, &key, err);
+    if (!st)
+        st = delta_file_write(args->out, delta_buf_bytes(file), 0644, err);
+    delta_key_release(&key);
+    return st;
+}
+
+/* Says what was made; the delta is read back for it. */
+static int report_delta(const struct args *args, const struct delta_buf *file)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_reader reader;
+    char size[16], hex[DELTA_DIGEST_HEX];
+    int rc;
+
+    if (delta_reader_init(&reader, delta_buf_bytes(file), &err))
+        return delta_cli_fail(args->help, &err);
+    delta_digest_hex(hex, &reader.target);
+    if (args->json) {
+        const struct cmd_view view = {&reader, NULL, NULL};
+        json_t *root = cmd_json_delta(&view);
+        json_object_set_new(root, "bytes", json_integer((json_int_t)file->len));
+        json_object_set_new(root, "file", cmd_json_text(args->out));
+        rc = cmd_print_json(root);
+    } else {
+        printf("%s: %s, %zu tensors, to version %.16s\n", args->out,
+               delta_human_bytes(size, (double)file->len), reader.entry_count, hex);
+        rc = cmd_finish(0);
+    }
+    delta_reader_release(&reader);
+    return rc;
+}
+
+static int finish_delta(const struct args *args, enum delta_status st, struct delta_buf *file,
+                        struct delta_error *err)
+{
+    int rc;
+
+    if (!st)
+        st = sign_and_write(args, file, err);
+    rc = st ? delta_cli_fail(args->help, err) : report_delta(args, file);
+    delta_buf_release(file);
+    return rc;
+}
+
+/* ---- make ---- */
+
+static enum delta_status make(const struct args *args, struct delta_buf *out,
+                              struct delta_error *err)
+{
+    const struct delta_clock clock = delta_clock_system();
+    struct delta_provenance made = {.software = "frostline " FROSTLINE_VERSION};
+    struct delta_options options = {.zstd_level = (int)args->level};
+    struct delta_progress progress;
+    struct cmd_file base, target = {.path = NULL};
     enum delta_status st = cmd_model_open(&base, args->base, err);
 
     *out = (struct delta_buf){0};
     if (st)
         return st;
-    st = cmd_model_open(&target, args->target, err);
+    st = cmd_model_open(&target, args->files[0], err);
     delta_buf_release(&base.bytes); /* the models hold copies */
     delta_buf_release(&target.bytes);
-    if (!st && args->sign)
-        st = delta_key_load(&key, args->sign, err);
-    delta_progress_start(&progress, "diff", args->quiet);
+    if (args->device || args->method) {
+        snprintf(made.device, sizeof made.device, "%s", args->device ? args->device : "");
+        snprintf(made.method, sizeof made.method, "%s", args->method ? args->method : "");
+        made.created_ms = delta_clock_wall_ms(&clock);
+        options.provenance = &made;
+    }
+    delta_progress_start(&progress, "make", args->quiet);
     if (!st)
         st = delta_diff_watched(&base.model, &target.model, &options, show_progress, &progress, out,
                                 err);
     delta_progress_end(&progress);
-    if (!st && args->sign)
-        st = delta_container_sign(out, &key, err);
-    delta_key_release(&key);
     cmd_file_release(&target);
     cmd_file_release(&base);
     return st;
 }
 
-int cmd_diff(int argc, char **argv)
+int cmd_make(int argc, char **argv)
 {
     static const struct delta_verb_help help = {
         CMD_PROGRAM,
-        "diff",
+        "make",
         "BASE TARGET",
-        "Makes the delta from BASE to TARGET; without --out shows what differs.",
+        "Makes the delta (.fld) that leads from BASE to TARGET.",
         "Both are models of the same network (.flm or safetensors); TARGET may have\n"
-        "more classes.",
+        "more classes. With --device or --method the delta tells who made it and when.",
         2,
         2};
-    struct diff_args args = {.level = 0};
+    struct args args = {.help = &help};
     struct delta_opt opts[] = {
-        {.name = "out",
+        OPT_OUT(args, "write the delta here (.fld)"),
+        OPT_SIGN(args),
+        OPT_LEVEL(args),
+        {.name = "device",
          .kind = DELTA_OPT_TEXT,
-         .value = &args.out,
-         .arg = "FILE",
-         .help = "write the delta here (.fld)"},
-        {.name = "sign",
+         .value = &args.device,
+         .arg = "NAME",
+         .help = "provenance: who made it"},
+        {.name = "method",
          .kind = DELTA_OPT_TEXT,
-         .value = &args.sign,
-         .arg = "KEY",
-         .help = "sign it with this private key (PEM)"},
-        {.name = "level",
-         .kind = DELTA_OPT_INT,
-         .value = &args.level,
-         .arg = "N",
-         .low = 0,
-         .high = 22,
-         .help = "zstd level, 1 fast to 22 small; 0: 9"},
+         .value = &args.method,
+         .arg = "WORD",
+         .help = "provenance: how the target was made"},
         {.name = "quiet", .kind = DELTA_OPT_FLAG, .value = &args.quiet, .help = "no progress"},
-        {.name = "json",
-         .kind = DELTA_OPT_FLAG,
-         .value = &args.json,
-         .help = "print one JSON object"},
+        OPT_JSON(args),
         {.name = NULL}};
     struct delta_error err = DELTA_ERROR_INIT;
-    struct delta_reader reader = {.entry_count = 0};
     struct delta_buf file;
-    enum delta_status st;
     int first, rc = delta_opt_parse(&help, opts, argc, argv, &first);
 
     if (rc >= 0)
         return rc;
     args.base = argv[first];
-    args.target = argv[first + 1];
-    st = make_diff(&args, &file, &err);
-    if (!st)
-        st = delta_reader_init(&reader, delta_buf_bytes(&file), &err);
-    if (!st && args.out)
-        st = delta_file_write(args.out, delta_buf_bytes(&file), 0644, &err);
-    rc = st ? delta_cli_fail(&help, &err) : print_diff(&args, &file, &reader);
-    delta_reader_release(&reader);
-    delta_buf_release(&file);
-    return rc;
+    args.files = argv + first + 1;
+    args.count = 1;
+    return finish_delta(&args, make(&args, &file, &err), &file, &err);
 }
 
 /* ---- apply ---- */
 
-static enum delta_status make_target(const char *base_path, const char *delta_path,
-                                     const struct delta_keyring *ring, const char *out,
-                                     struct delta_digest *version, struct delta_error *err)
+static enum delta_status apply(const struct args *args, struct delta_digest *version,
+                               struct delta_error *err)
 {
     struct delta_model target = DELTA_MODEL_INIT;
-    struct cmd_signature signature;
-    struct cmd_file base, file = {.path = NULL};
-    enum delta_status st = cmd_model_open(&base, base_path, err);
+    struct cmd_file base;
+    struct deltas deltas = {.count = 0};
+    enum delta_status st = cmd_model_open(&base, args->base, err);
 
     if (st)
         return st;
     delta_buf_release(&base.bytes); /* the model holds a copy */
-    st = cmd_file_open(&file, delta_path, err);
-    if (!st && file.kind != CMD_DELTA)
-        st = delta_fail(err, DELTA_FORMAT, "'%s' is a %s, not a delta", delta_path,
-                        cmd_kind_name(file.kind));
-    if (!st)
-        st = cmd_signature(&file, ring, &signature, err);
+    st = deltas_open(&deltas, args, err);
     if (!st) {
-        st = delta_apply(&base.model, &file.reader, &target, err);
-        if (st)
-            st = delta_fail_in(err, st, "'%s'", delta_path);
+        st = delta_chain_apply(&base.model, deltas.readers, deltas.count, &target, err);
+        if (st && deltas.count == 1)
+            st = delta_fail_in(err, st, "'%s'", args->files[0]);
     }
     if (!st) {
-        *version = file.reader.target;
-        st = delta_model_save(&target, out, err);
+        *version = deltas.readers[deltas.count - 1].target;
+        st = delta_model_save(&target, args->out, err);
     }
     delta_model_release(&target);
-    cmd_file_release(&file);
+    deltas_release(&deltas);
     cmd_file_release(&base);
     return st;
 }
@@ -164,44 +249,117 @@ int cmd_apply(int argc, char **argv)
     static const struct delta_verb_help help = {
         CMD_PROGRAM,
         "apply",
-        "BASE DELTA",
-        "Makes the target model from BASE and DELTA, bit for bit, or fails.",
-        "The result is unsigned; 'sign' signs it. With --key the delta must be signed\n"
+        "BASE DELTA...",
+        "Makes the target model from BASE and one DELTA after another, bit for bit.",
+        "The result is unsigned; 'sign' signs it. With --key every delta must be signed\n"
         "by one of these keys.",
         2,
-        2};
-    struct delta_opt_list keys = {.count = 0};
-    const char *out = NULL;
-    bool json = false;
-    struct delta_opt opts[] = {
-        {.name = "out",
-         .kind = DELTA_OPT_TEXT,
-         .value = &out,
-         .arg = "FILE",
-         .required = true,
-         .help = "write the model here (.flm)"},
-        {.name = "key",
-         .kind = DELTA_OPT_LIST,
-         .value = &keys,
-         .arg = "PEM",
-         .help = "trust this key or certificate; may be repeated"},
-        {.name = "json", .kind = DELTA_OPT_FLAG, .value = &json, .help = "print one JSON object"},
-        {.name = NULL}};
+        -1};
+    struct args args = {.help = &help};
+    struct delta_opt opts[] = {OPT_OUT(args, "write the model here (.flm)"),
+                               OPT_KEY(args),
+                               OPT_JSON(args),
+                               {.name = NULL}};
     struct delta_error err = DELTA_ERROR_INIT;
     struct delta_digest version;
-    struct delta_keyring ring;
     char hex[DELTA_DIGEST_HEX];
     int first, rc = delta_opt_parse(&help, opts, argc, argv, &first);
 
     if (rc >= 0)
         return rc;
-    if (cmd_keyring(&ring, &keys, &err) ||
-        make_target(argv[first], argv[first + 1], &ring, out, &version, &err))
+    args.base = argv[first];
+    args.files = argv + first + 1;
+    args.count = argc - first - 1;
+    if (apply(&args, &version, &err))
         return delta_cli_fail(&help, &err);
-    if (json)
+    if (args.json)
         return cmd_print_json(json_pack("{s:o, s:o}", "version", cmd_json_digest(&version), "file",
-                                        cmd_json_text(out)));
+                                        cmd_json_text(args.out)));
     delta_digest_hex(hex, &version);
-    printf("%s  %s\n", hex, out);
+    printf("%s  %s\n", hex, args.out);
     return cmd_finish(0);
+}
+
+/* ---- invert, squash ---- */
+
+/* Provenance of a derived delta: made here and now, by this method, from no samples. */
+static struct delta_provenance derived(const char *method)
+{
+    const struct delta_clock clock = delta_clock_system();
+    struct delta_provenance made = {.software = "frostline " FROSTLINE_VERSION};
+
+    snprintf(made.method, sizeof made.method, "%s", method);
+    made.created_ms = delta_clock_wall_ms(&clock);
+    return made;
+}
+
+static enum delta_status derive(const struct args *args, bool back, struct delta_buf *out,
+                                struct delta_error *err)
+{
+    const struct delta_provenance made = derived(back ? "invert" : "squash");
+    const struct delta_options options = {.provenance = &made, .zstd_level = (int)args->level};
+    struct deltas deltas = {.count = 0};
+    struct cmd_file base;
+    enum delta_status st = cmd_model_open(&base, args->base, err);
+
+    *out = (struct delta_buf){0};
+    if (st)
+        return st;
+    delta_buf_release(&base.bytes); /* the model holds a copy */
+    st = deltas_open(&deltas, args, err);
+    if (!st)
+        st = back ? delta_invert(&base.model, deltas.readers, &options, out, err)
+                  : delta_squash(&base.model, deltas.readers, deltas.count, &options, out, err);
+    deltas_release(&deltas);
+    cmd_file_release(&base);
+    return st;
+}
+
+static int run_derive(const struct delta_verb_help *help, bool back, int argc, char **argv)
+{
+    struct args args = {.help = help};
+    struct delta_opt opts[] = {OPT_OUT(args, "write the delta here (.fld)"),
+                               OPT_SIGN(args),
+                               OPT_KEY(args),
+                               OPT_LEVEL(args),
+                               OPT_JSON(args),
+                               {.name = NULL}};
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file;
+    int first, rc = delta_opt_parse(help, opts, argc, argv, &first);
+
+    if (rc >= 0)
+        return rc;
+    args.base = argv[first];
+    args.files = argv + first + 1;
+    args.count = argc - first - 1;
+    return finish_delta(&args, derive(&args, back, &file, &err), &file, &err);
+}
+
+int cmd_invert(int argc, char **argv)
+{
+    static const struct delta_verb_help help = {
+        CMD_PROGRAM,
+        "invert",
+        "BASE DELTA",
+        "Makes the delta that leads from DELTA's target back to BASE.",
+        "A delta does not say what was there before, so its base is needed.",
+        2,
+        2};
+
+    return run_derive(&help, true, argc, argv);
+}
+
+int cmd_squash(int argc, char **argv)
+{
+    static const struct delta_verb_help help = {
+        CMD_PROGRAM,
+        "squash",
+        "BASE DELTA...",
+        "Makes one delta of a chain: it leads from BASE to where the last one leads.",
+        "The deltas are given in the order in which they are applied to BASE.",
+        2,
+        -1};
+
+    return run_derive(&help, false, argc, argv);
 }

@@ -6,9 +6,13 @@ int delta_cli_main(int argc, char **argv)
 {
     static const struct delta_verb verbs[] = {
         {"inspect", "show what a model, delta or safetensors file holds", cmd_inspect},
-        {"verify", "check structure, digests, signature, and base if given", cmd_verify},
-        {"diff", "make a delta from two models, or show what differs", cmd_diff},
-        {"apply", "make the target model from base and delta", cmd_apply},
+        {"verify", "answer whether a file is sound and whether to trust it", cmd_verify},
+        {"diff", "show how any two versions differ", cmd_diff},
+        {"cat", "write one tensor's values", cmd_cat},
+        {"make", "make the delta between two versions", cmd_make},
+        {"apply", "make the target model from base and deltas", cmd_apply},
+        {"invert", "make the delta back to the base", cmd_invert},
+        {"squash", "make one delta of a chain", cmd_squash},
         {"digest", "print the names of versions", cmd_digest},
         {"keygen", "make a signing key", cmd_keygen},
         {"sign", "sign a model or delta", cmd_sign},

@@ -52,7 +52,7 @@ static int setup(void **state)
     in_scratch(name, "o");
     harness_run(&r, PROGRAM, "keygen", name, NULL);
     assert_int_equal(r.status, 0);
-    harness_run(&r, PROGRAM, "diff", base, target, "--out", fld, "--sign", key, NULL);
+    harness_run(&r, PROGRAM, "make", base, target, "--out", fld, "--sign", key, NULL);
     assert_int_equal(r.status, 0);
     return 0;
 }
@@ -121,15 +121,15 @@ static void cli_inspect_shows_each_kind(void **state)
     harness_run(&r, PROGRAM, "inspect", fld, NULL);
     assert_int_equal(r.status, 0);
     assert_narrow();
-    assert_non_null(strstr(r.out, "signed, not checked"));
+    assert_non_null(strstr(r.out, "NOT CHECKED: signed"));
     assert_non_null(strstr(r.out, "dog"));
     assert_non_null(strstr(r.out, "fc.weight"));
     harness_run(&r, PROGRAM, "inspect", fld, "--key", pub, NULL);
-    assert_non_null(strstr(r.out, "trusted, signed by key"));
+    assert_non_null(strstr(r.out, "TRUSTED: signed by key"));
     harness_run(&r, PROGRAM, "inspect", base, NULL);
     assert_int_equal(r.status, 0);
     assert_narrow();
-    assert_non_null(strstr(r.out, "unsigned"));
+    assert_non_null(strstr(r.out, "NOT CHECKED: unsigned"));
     assert_non_null(strstr(r.out, "5 tensors, 77 of 143 values live"));
     harness_run(&r, PROGRAM, "export", target, "--out", tensors, NULL);
     assert_int_equal(r.status, 0);
@@ -148,7 +148,8 @@ static void cli_inspect_json_of_a_delta(void **state)
     assert_int_equal(r.status, 0);
     json_t *root = parsed();
     assert_string_equal(text(root, "kind"), "delta");
-    assert_string_equal(text(json_object_get(root, "signature"), "state"), "trusted");
+    assert_string_equal(text(json_object_get(root, "signature"), "trust"), "trusted");
+    assert_string_equal(text(root, "structure"), "sound");
     assert_string_equal(
         json_string_value(json_array_get(json_object_get(root, "classes_added"), 0)), "dog");
     const json_t *row = json_array_get(json_object_get(root, "tensors"), 1);
@@ -174,9 +175,22 @@ static void cli_verify_exit_statuses(void **state)
     assert_int_equal(r.status, 4);
     harness_run(&r, PROGRAM, "verify", fld, "--key", other, "--key", pub, NULL);
     assert_int_equal(r.status, 0);
-    harness_run(&r, PROGRAM, "diff", base, target, "--out", plain, NULL);
+    harness_run(&r, PROGRAM, "make", base, target, "--out", plain, NULL);
+    /* sound, but nobody was asked about trust: neither yes nor damaged */
     harness_run(&r, PROGRAM, "verify", plain, NULL);
+    assert_int_equal(r.status, 1);
+    assert_non_null(strstr(r.out, "sound"));
+    assert_non_null(strstr(r.out, "NOT CHECKED"));
+    harness_run(&r, PROGRAM, "verify", fld, NULL);
+    assert_int_equal(r.status, 1);
+    harness_run(&r, PROGRAM, "verify", plain, "--structure", NULL);
     assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "verify", plain, "--structure", "--key", pub, NULL);
+    assert_int_equal(r.status, 2);
+    harness_run(&r, PROGRAM, "inspect", plain, "--key", pub, NULL);
+    assert_int_equal(r.status, 4);
+    assert_non_null(strstr(r.out, "sound"));
+    assert_non_null(strstr(r.out, "NOT TRUSTED"));
     harness_run(&r, PROGRAM, "verify", plain, "--key", pub, NULL);
     assert_int_equal(r.status, 4);
     harness_run(&r, PROGRAM, "verify", fld, "--base", target, NULL);
@@ -203,27 +217,151 @@ static void cli_verify_exit_statuses(void **state)
     delta_buf_release(&file);
 }
 
-static void cli_diff_shows_and_signs(void **state)
+static const json_t *row_of(const json_t *root, const char *name)
 {
-    char odd[300];
+    const json_t *rows = json_object_get(root, "tensors");
 
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        if (strcmp(text(json_array_get(rows, i), "name"), name) == 0)
+            return json_array_get(rows, i);
+    fail_msg("no row '%s'", name);
+    return NULL;
+}
+
+static long whole(const json_t *row, const char *name)
+{
+    assert_true(json_is_integer(json_object_get(row, name)));
+    return (long)json_integer_value(json_object_get(row, name));
+}
+
+static void cli_diff_shows_any_two_versions(void **state)
+{
     (void)state;
-    in_scratch(odd, "nothing-written.fld");
     harness_run(&r, PROGRAM, "diff", base, target, NULL);
     assert_int_equal(r.status, 0);
     assert_narrow();
-    assert_non_null(strstr(r.out, "--out FILE writes it"));
-    assert_int_not_equal(access(odd, F_OK), 0);
+    assert_non_null(strstr(r.out, "added    dog"));
+    assert_non_null(strstr(r.out, "2 tensors differ, 3 are the same"));
+    assert_null(strchr(r.out, '\033')); /* no colours but on a terminal */
     harness_run(&r, PROGRAM, "diff", base, target, "--json", NULL);
+    assert_int_equal(r.status, 0);
     json_t *root = parsed();
-    assert_true(json_integer_value(json_object_get(root, "bytes")) > 0);
+    const json_t *weight = row_of(root, "fc.weight");
+    assert_int_equal(whole(weight, "added"), 4);
+    assert_int_equal(whole(weight, "changed"), 4);
+    assert_int_equal(whole(weight, "largest_at"), 13);
+    assert_true(json_real_value(json_object_get(weight, "largest")) == 0.25);
+    assert_true(json_real_value(json_object_get(weight, "norm")) == 0.25);
+    assert_int_equal(whole(row_of(root, "conv1.weight"), "changed"), 0);
+    assert_int_equal(whole(row_of(root, "conv1.weight"), "live"), 54);
     json_decref(root);
+    /* backwards too: a class goes */
     harness_run(&r, PROGRAM, "diff", target, base, NULL);
-    assert_int_equal(r.status, 3);
-    assert_non_null(strstr(r.err, "classes"));
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "removed  dog"));
     harness_run(&r, PROGRAM, "diff", fld, base, NULL);
     assert_int_equal(r.status, 3);
     assert_non_null(strstr(r.err, "is a delta"));
+}
+
+static void cli_inspect_with_base_tells_norms(void **state)
+{
+    (void)state;
+    harness_run(&r, PROGRAM, "inspect", fld, "--base", base, NULL);
+    assert_int_equal(r.status, 0);
+    assert_narrow();
+    assert_non_null(strstr(r.out, "base and delta give the target"));
+    assert_non_null(strstr(r.out, "had 3"));
+    assert_non_null(strstr(r.out, "added    dog"));
+    assert_non_null(strstr(r.out, "norm 0.559")); /* of 0.25 and 0.5 */
+    harness_run(&r, PROGRAM, "inspect", fld, "--base", base, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_true(json_real_value(json_object_get(row_of(root, "fc.bias"), "largest")) == 0.5);
+    assert_int_equal(json_array_size(json_object_get(root, "classes_before")), 3);
+    json_decref(root);
+    harness_run(&r, PROGRAM, "inspect", fld, "--base", target, NULL);
+    assert_int_equal(r.status, 3);
+    harness_run(&r, PROGRAM, "inspect", base, "--base", target, NULL);
+    assert_int_equal(r.status, 2);
+}
+
+/* t2.flm: one live weight changed beyond target.flm; d2.fld leads there. */
+static void cli_squashes_and_inverts(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_digest version, a, b;
+    struct delta_model m;
+    char second[300], step[300], both[300], back[300], out[300];
+
+    (void)state;
+    in_scratch(second, "t2.flm");
+    in_scratch(step, "d2.fld");
+    in_scratch(both, "d12.fld");
+    in_scratch(back, "d2-back.fld");
+    in_scratch(out, "o.flm");
+    assert_ok(delta_model_load(&m, target, &version, &err));
+    m.parent = version;
+    delta_model_find(&m, "conv1.weight")->data[30] += 0.5f;
+    assert_ok(delta_model_save(&m, second, &err));
+    delta_model_release(&m);
+    assert_ok(delta_sha256_file(second, &a, NULL, &err));
+    harness_run(&r, PROGRAM, "make", target, second, "--out", step, "--device", "cam-1", NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "squash", base, fld, step, "--out", both, "--sign", key, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "apply", base, both, "--out", out, "--key", pub, NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_sha256_file(out, &b, NULL, &err));
+    assert_memory_equal(a.bytes, b.bytes, 32);
+    harness_run(&r, PROGRAM, "apply", base, fld, step, "--out", out, NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_sha256_file(out, &b, NULL, &err));
+    assert_memory_equal(a.bytes, b.bytes, 32);
+    /* the wrong order is refused and says which */
+    harness_run(&r, PROGRAM, "squash", base, step, fld, "--out", both, NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "delta 1 of 2"));
+    harness_run(&r, PROGRAM, "squash", base, fld, step, "--out", both, "--key", pub, NULL);
+    assert_int_equal(r.status, 4); /* the second is unsigned */
+    harness_run(&r, PROGRAM, "invert", target, step, "--out", back, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "apply", second, back, "--out", out, NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_sha256_file(target, &a, NULL, &err));
+    assert_ok(delta_sha256_file(out, &b, NULL, &err));
+    assert_memory_equal(a.bytes, b.bytes, 32);
+}
+
+static void cli_cats_a_tensor(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file;
+    char out[300];
+
+    (void)state;
+    in_scratch(out, "bias.npy");
+    harness_run(&r, PROGRAM, "cat", target, "fc.bias", NULL);
+    assert_int_equal(r.status, 0);
+    assert_memory_equal(r.out, "# fc.bias 4\n", 12);
+    assert_non_null(strstr(r.out, "\n0.5\n"));
+    harness_run(&r, PROGRAM, "cat", fld, "fc.bias", "--base", base, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_true(json_real_value(json_array_get(json_object_get(root, "values"), 3)) == 0.5);
+    json_decref(root);
+    harness_run(&r, PROGRAM, "cat", target, "fc.weight", "--out", out, NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_file_read(out, 1 << 20, &file, &err));
+    assert_int_equal(file.len, 128 + 16 * 4);
+    assert_memory_equal(file.data, "\x93NUMPY\x01\0", 8);
+    assert_non_null(strstr((const char *)file.data + 10, "'shape': (4, 4), }"));
+    delta_buf_release(&file);
+    harness_run(&r, PROGRAM, "cat", target, "fc.bia", NULL);
+    assert_int_equal(r.status, 3);
+    assert_non_null(strstr(r.err, "fc.bia"));
+    harness_run(&r, PROGRAM, "cat", fld, "fc.bias", NULL);
+    assert_int_equal(r.status, 2);
 }
 
 static void cli_sign_is_atomic_and_in_place(void **state)
@@ -311,8 +449,9 @@ static void cli_import_names_classes(void **state)
 
 static void cli_usage(void **state)
 {
-    static const char *const verbs[] = {"inspect", "verify", "diff",   "apply", "digest",
-                                        "keygen",  "sign",   "import", "export"};
+    static const char *const verbs[] = {"inspect", "verify", "diff",   "cat",    "make",
+                                        "apply",   "invert", "squash", "digest", "keygen",
+                                        "sign",    "import", "export"};
 
     (void)state;
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
@@ -372,7 +511,10 @@ int main(void)
         cmocka_unit_test(cli_inspect_shows_each_kind),
         cmocka_unit_test(cli_inspect_json_of_a_delta),
         cmocka_unit_test(cli_verify_exit_statuses),
-        cmocka_unit_test(cli_diff_shows_and_signs),
+        cmocka_unit_test(cli_diff_shows_any_two_versions),
+        cmocka_unit_test(cli_inspect_with_base_tells_norms),
+        cmocka_unit_test(cli_squashes_and_inverts),
+        cmocka_unit_test(cli_cats_a_tensor),
         cmocka_unit_test(cli_sign_is_atomic_and_in_place),
         cmocka_unit_test(cli_keygen_never_overwrites),
         cmocka_unit_test(cli_import_names_classes),
