@@ -8,22 +8,31 @@
 
 #include "kernels.h"
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float vec_anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int mask __attribute__((vector_size(4 * LANES)));
 
 static inline vec load(const float *from)
 {
-    return *(const vec *)from;
+    return *(const vec_anywhere *)from;
 }
 
 static inline void store(float *to, vec value)
 {
-    *(vec *)to = value;
+    *(vec_anywhere *)to = value;
 }
+
+#include "kernels_gemm.h"
 
 const struct learner_kernels TABLE = {
     .name = NAME,
     .lanes = LANES,
+    .gemm = gemm,
+    .gemm_rows = GEMM_ROWS,
+    .gemm_cols = GEMM_VECS * LANES,
+    .gemm_panel_cols = gemm_panel_cols,
+    .gemm_packed_floats = gemm_packed_floats,
+    .gemm_pack = gemm_pack,
 };
 
 #endif
