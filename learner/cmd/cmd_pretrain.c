@@ -1,7 +1,9 @@
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta/file.h"
 #include "learner_verbs.h"
 
 static const struct delta_verb_help help = {
@@ -9,8 +11,14 @@ static const struct delta_verb_help help = {
     .verb = "pretrain",
     .operands = "",
     .summary = "Trains a base model from scratch.",
-    .details = "SGD with Nesterov momentum, the step rising for a tenth of the time and falling to "
-               "zero as a cosine; random crops and mirrors.\n\n" LEARNER_DATA_HELP,
+    .details =
+        "SGD with Nesterov momentum, the step rising for a tenth of the time and falling to zero "
+        "as a cosine; random crops and mirrors. With --ema, a moving average of the weights and of "
+        "batch norm's statistics is what is tested and stored.\n\n"
+        "With --checkpoint, a run that was killed or stopped (SIGINT, SIGTERM) goes on when the "
+        "same command is given again, and ends with the same bytes as one that was not. The file "
+        "is removed when the model is written. A checkpoint of other options is refused.\n\n"
+        "One seed and one number of threads give the same bytes each time.\n\n" LEARNER_DATA_HELP,
 };
 
 /* A small set needs many small steps: with the defaults for large ones it is hardly trained. */
@@ -22,9 +30,74 @@ struct pretrain {
     struct learner_common common;
     const char *source, *order, *classes, *arch, *out;
     int64_t width, epochs, batch, per_class;
-    double lr, momentum, weight_decay;
-    bool no_augment;
+    double lr, momentum, weight_decay, mixup, label_smoothing, ema;
+    int64_t cutout, held_out;
+    bool no_augment, resume;
+    const char *checkpoint, *every;
+
+    struct learner_pretrain_status status;
+    char line[160]; /* label of the progress line */
 };
+
+static volatile sig_atomic_t stop_asked;
+
+static void ask_to_stop(int number)
+{
+    (void)number;
+    stop_asked = 1;
+}
+
+/* Only with a checkpoint: without, there is nothing to leave behind. */
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = SA_RESETHAND};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static bool go_on(void *context, const char *stage, double done, double total)
+{
+    (void)context;
+    (void)stage;
+    (void)done;
+    (void)total;
+    return !stop_asked;
+}
+
+static void show_status(void *context, const struct learner_pretrain_status *status)
+{
+    struct pretrain *p = context;
+    size_t used;
+
+    if (!p->common.progress.label) /* shares and time left count from where this process began */
+        delta_progress_start(&p->common.progress, p->line, false);
+    used = (size_t)snprintf(p->line, sizeof p->line,
+                            "epoch %zu of %zu, %.0f images/s, loss %.3f, accuracy %.1f %%",
+                            status->epoch, status->epochs, status->images_per_second, status->loss,
+                            100 * status->accuracy);
+    if (status->held_out >= 0 && used < sizeof p->line)
+        snprintf(p->line + used, sizeof p->line - used, ", held out %.1f %%",
+                 100 * status->held_out);
+    delta_progress_at(&p->common.progress, (double)(status->step), (double)status->steps);
+}
+
+/* "2" epochs or "90s". */
+static enum delta_status read_every(struct learner_pretrain_options *options, const char *text,
+                                    struct delta_error *err)
+{
+    char *end;
+    const double value = strtod(text, &end);
+
+    if (end == text || !(value > 0 && value < 1e9) || (*end && strcmp(end, "s") != 0))
+        return delta_fail(err, DELTA_USAGE,
+                          "--every '%s' is neither a number of epochs (2) nor of seconds (90s)",
+                          text);
+    options->every_epochs = *end ? 0 : value;
+    options->every_seconds = *end ? value : 0;
+    return DELTA_OK;
+}
 
 static enum delta_status load_split(struct learner_samples *out, const struct pretrain *p,
                                     enum learner_split split, struct delta_error *err)
@@ -44,10 +117,36 @@ static enum delta_status load_split(struct learner_samples *out, const struct pr
     return st;
 }
 
+static enum delta_status read_options(struct learner_pretrain_options *out,
+                                      const struct pretrain *p, size_t images,
+                                      struct delta_error *err)
+{
+    struct learner_pretrain_options options = learner_pretrain_defaults();
+    const bool few = images < FEW_IMAGES;
+
+    options.epochs = (int)p->epochs;
+    options.batch = p->batch ? (size_t)p->batch : few ? FEW_BATCH : options.batch;
+    options.lr = p->lr > 0 ? p->lr : few ? FEW_LR : options.lr;
+    options.momentum = p->momentum;
+    options.weight_decay = p->weight_decay;
+    options.augment = !p->no_augment;
+    options.mixup = p->mixup;
+    options.cutout = (size_t)p->cutout;
+    options.label_smoothing = p->label_smoothing;
+    options.ema = p->ema;
+    options.held_out = (size_t)p->held_out;
+    options.checkpoint = p->checkpoint;
+    options.resume = p->resume;
+    options.watch = show_status;
+    *out = options;
+    return p->every ? read_every(out, p->every, err) : DELTA_OK;
+}
+
 static enum delta_status train(struct delta_model *model, struct pretrain *p,
                                const struct learner_samples *data, struct delta_error *err)
 {
-    struct learner_pretrain_options options = learner_pretrain_defaults();
+    struct learner_pretrain_options options;
+    struct learner_budget budget = *learner_common_budget(&p->common);
     struct delta_arch arch = {.stem = "cifar",
                               .width = (uint32_t)p->width,
                               .channels = data->channels,
@@ -55,22 +154,42 @@ static enum delta_status train(struct delta_model *model, struct pretrain *p,
                               .image_width = data->width,
                               .mean = {0.5071, 0.4865, 0.4409},
                               .std = {0.2673, 0.2564, 0.2762}};
-    enum delta_status st;
+    enum delta_status st = read_options(&options, p, data->count, err);
 
+    if (st)
+        return st;
     snprintf(arch.name, sizeof arch.name, "%s", p->arch);
-    options.epochs = (int)p->epochs;
-    const bool few = data->count < FEW_IMAGES;
-    options.batch = p->batch ? (size_t)p->batch : few ? FEW_BATCH : options.batch;
-    options.lr = p->lr > 0 ? p->lr : few ? FEW_LR : options.lr;
-    options.momentum = p->momentum;
-    options.weight_decay = p->weight_decay;
-    options.augment = !p->no_augment;
+    options.watch_context = p;
+    budget.progress = go_on;
+    if (p->checkpoint)
+        catch_signals();
     st = learner_net_init_model(model, &arch, data->classes, data->class_count,
                                 (uint64_t)p->common.seed, err);
     if (!st)
-        st = learner_pretrain(model, data, &options, learner_common_budget(&p->common), err);
+        st = learner_pretrain_run(model, data, &options, &budget, &p->status, err);
     learner_common_done(&p->common);
     return st;
+}
+
+static void print_result(const struct pretrain *p, const struct learner_scores *scores,
+                         const char *hex, size_t classes)
+{
+    const double top1 =
+        scores->images ? 100.0 * (double)scores->correct / (double)scores->images : 0;
+
+    if (!p->common.json) {
+        printf("top-1 %.2f %% on %zu test images of %zu classes; '%s' is %s\n", top1,
+               scores->images, classes, p->out, hex);
+        return;
+    }
+    json_t *json =
+        json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:f, s:f}", "out", p->out, "model", hex, "top1",
+                  top1, "images", (json_int_t)scores->images, "classes", (json_int_t)classes,
+                  "steps", (json_int_t)p->status.steps, "images_per_second",
+                  p->status.images_per_second, "loss", p->status.loss);
+    if (p->status.held_out >= 0)
+        json_object_set_new(json, "held_out", json_real(100 * p->status.held_out));
+    learner_print_json(json);
 }
 
 /* Trains, saves, and tests on the data's test split where there is one. */
@@ -87,6 +206,8 @@ static enum delta_status run(struct pretrain *p, struct delta_error *err)
         st = train(&model, p, &data, err);
     if (!st)
         st = delta_model_save(&model, p->out, err);
+    if (!st && p->checkpoint)
+        st = delta_file_remove(p->checkpoint, err);
     if (!st)
         st = delta_model_digest(&model, &digest, err);
     if (!st)
@@ -95,16 +216,8 @@ static enum delta_status run(struct pretrain *p, struct delta_error *err)
         st = learner_evaluate(&scores, &model, &test, &p->common.budget, err);
     learner_common_done(&p->common);
     if (!st) {
-        const double top1 =
-            scores.images ? 100.0 * (double)scores.correct / (double)scores.images : 0;
         delta_digest_hex(hex, &digest);
-        if (p->common.json)
-            learner_print_json(json_pack("{s:s, s:s, s:f, s:I, s:I}", "out", p->out, "model", hex,
-                                         "top1", top1, "images", (json_int_t)scores.images,
-                                         "classes", (json_int_t)model.class_count));
-        else
-            printf("top-1 %.2f %% on %zu test images of %zu classes; '%s' is %s\n", top1,
-                   scores.images, model.class_count, p->out, hex);
+        print_result(p, &scores, hex, model.class_count);
     }
     learner_scores_release(&scores);
     delta_model_release(&model);
@@ -144,6 +257,24 @@ int learner_cmd_pretrain(int argc, char **argv)
          .high = 1},
         {"weight-decay", DELTA_OPT_REAL, &p.weight_decay, .arg = "X", .help = "weight decay",
          .low = 0, .high = 1},
+        {"mixup", DELTA_OPT_REAL, &p.mixup, .arg = "ALPHA",
+         .help = "mix images pairwise, share drawn from Beta(ALPHA, ALPHA); 0: off", .low = 0,
+         .high = 1},
+        {"cutout", DELTA_OPT_INT, &p.cutout, .arg = "PIXELS",
+         .help = "side of a random square that is blanked out; 0: off", .low = 0, .high = 1024},
+        {"label-smoothing", DELTA_OPT_REAL, &p.label_smoothing, .arg = "X",
+         .help = "share of each target that is spread over all classes", .low = 0, .high = 0.5},
+        {"ema", DELTA_OPT_REAL, &p.ema, .arg = "DECAY",
+         .help = "store a moving average of the weights, e.g. 0.999; 0: off", .low = 0,
+         .high = 0.999999},
+        {"held-out", DELTA_OPT_INT, &p.held_out, .arg = "N",
+         .help = "training images per class to keep out and report accuracy on", .low = 0,
+         .high = 1e6},
+        {"checkpoint", DELTA_OPT_TEXT, &p.checkpoint, .arg = "FILE",
+         .help = "where to leave the state; a run goes on from it if it is there"},
+        {"every", DELTA_OPT_TEXT, &p.every, .arg = "N|Ns",
+         .help = "write the checkpoint every N epochs or N seconds; default: each epoch"},
+        {"resume", DELTA_OPT_FLAG, &p.resume, .help = "fail unless the checkpoint is there"},
         {"no-augment", DELTA_OPT_FLAG, &p.no_augment, .help = "no random crops and mirrors"},
         {"out", DELTA_OPT_TEXT, &p.out, .arg = "FILE", .help = "model file to write",
          .required = true},

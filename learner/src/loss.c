@@ -42,6 +42,29 @@ double learner_loss_ce(const float *logits, const int32_t *labels, const float *
     return n ? loss / (double)n : 0;
 }
 
+double learner_loss_soft(const float *logits, const int32_t *labels, const int32_t *others,
+                         double share, double smoothing, size_t n, size_t classes, double scale,
+                         float *grad)
+{
+    const double rest = smoothing / (double)classes;
+    double loss = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const float *row = logits + i * classes;
+        const double norm = log_sum_exp(row, NULL, classes, 1);
+        for (size_t k = 0; k < classes; k++) {
+            double target = rest;
+            if ((int32_t)k == labels[i])
+                target += (1 - smoothing) * (others ? share : 1);
+            if (others && (int32_t)k == others[i])
+                target += (1 - smoothing) * (1 - share);
+            loss += target * (norm - row[k]);
+            grad[i * classes + k] = (float)(scale * (exp(row[k] - norm) - target) / (double)n);
+        }
+    }
+    return n ? loss / (double)n : 0;
+}
+
 double learner_loss_kd(const float *logits, const float *teacher, size_t n, size_t classes,
                        size_t old, double t, double scale, float *grad)
 {

@@ -107,3 +107,14 @@ void learner_sgd_step(struct learner_sgd *sgd, double lr)
         step_slot(&sgd->slots[i], &sgd->options, (float)lr);
     learner_net_changed(sgd->net);
 }
+
+size_t learner_sgd_slots(const struct learner_sgd *sgd)
+{
+    return sgd->count;
+}
+
+float *learner_sgd_velocity(struct learner_sgd *sgd, size_t index, size_t *count)
+{
+    *count = sgd->slots[index].param->count;
+    return sgd->slots[index].velocity;
+}

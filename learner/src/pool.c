@@ -61,15 +61,20 @@ static size_t usable_cores(void)
     return count < 1 ? 1 : (size_t)count;
 }
 
+size_t learner_pool_size(int threads)
+{
+    const size_t wanted = threads > 0 ? (size_t)threads : usable_cores();
+
+    return wanted > LEARNER_POOL_MAX ? LEARNER_POOL_MAX : wanted;
+}
+
 enum delta_status learner_pool_new(struct learner_pool **out, int threads, struct delta_error *err)
 {
     struct learner_pool *pool = delta_calloc(1, sizeof *pool);
 
     if (!pool)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for a thread pool");
-    pool->members = threads > 0 ? (size_t)threads : usable_cores();
-    if (pool->members > LEARNER_POOL_MAX)
-        pool->members = LEARNER_POOL_MAX;
+    pool->members = learner_pool_size(threads);
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->begin, NULL);
     pthread_cond_init(&pool->done, NULL);

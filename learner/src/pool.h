@@ -17,6 +17,8 @@ typedef void learner_pool_work(void *context, size_t member, size_t members);
  *   fails    NO_MEMORY, IO (thread cannot start) */
 DELTA_MUST_USE enum delta_status learner_pool_new(struct learner_pool **out, int threads,
                                                   struct delta_error *err);
+/* How many members that pool has. */
+size_t learner_pool_size(int threads);
 void learner_pool_free(struct learner_pool *pool);
 size_t learner_pool_members(const struct learner_pool *pool);
 

@@ -2,33 +2,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta/clock.h"
+#include "delta/file.h"
 #include "embed.h"
-#include "learner/learn.h"
-#include "learner/loss.h"
-#include "learner/optim.h"
-#include "rng.h"
+#include "holdout.h"
 #include "schedule.h"
+#include "trainer.h"
 
-#define CROP_PAD 4
+#define STEPS_MAX ((size_t)1 << 40)
+#define BATCH_LIMIT 65536
+#define MEASURED_STEPS 3 /* the first ones warm caches; then the schedule is fitted to the time */
+#define TIME_SHARE 0.95  /* of what is left: checkpoints and tests take some */
 
-enum stream { STREAM_ORDER = 11, STREAM_AUGMENT };
-
-struct trainer {
-    const struct delta_model *model;
-    const struct learner_samples *samples;
-    const struct learner_pretrain_options *options;
-    const struct learner_budget *budget;
-    struct learner_net *net;
-    struct learner_sgd *sgd;
-    int32_t *outputs;     /* [samples] */
-    int32_t *labels;      /* [batch] */
-    uint32_t *order;      /* [samples] */
-    uint8_t *mirror;      /* [batch] */
-    float *images;        /* [batch, h, w, c], before the crop */
-    size_t steps, warmup; /* of the whole run */
-    size_t per_epoch;     /* steps */
-    struct learner_rng order_rng, augment_rng;
-};
+enum stream { STREAM_ORDER = 11 };
 
 struct learner_pretrain_options learner_pretrain_defaults(void)
 {
@@ -37,31 +23,43 @@ struct learner_pretrain_options learner_pretrain_defaults(void)
                                              .lr = 0.1,
                                              .momentum = 0.9,
                                              .weight_decay = 5e-4,
-                                             .augment = true};
+                                             .augment = true,
+                                             .every_epochs = 1};
 }
 
 static void trainer_release(struct trainer *trainer)
 {
     learner_sgd_free(trainer->sgd);
     learner_net_free(trainer->net);
+    learner_augment_release(&trainer->augment);
+    free(trainer->sum);
+    free(trainer->average);
     free(trainer->outputs);
     free(trainer->labels);
+    free(trainer->others);
+    free(trainer->is_held);
+    free(trainer->held);
     free(trainer->order);
-    free(trainer->mirror);
-    free(trainer->images);
 }
 
 static enum delta_status check_options(const struct learner_pretrain_options *options,
-                                       const struct learner_samples *samples,
                                        struct delta_error *err)
 {
-    if (options->epochs < 1 || !options->batch || !(options->lr > 0) || options->momentum < 0 ||
-        options->momentum >= 1 || options->weight_decay < 0)
+    if (options->epochs < 1 || !options->batch || options->batch > BATCH_LIMIT ||
+        !(options->lr > 0) || !(options->momentum >= 0 && options->momentum < 1) ||
+        !(options->weight_decay >= 0))
         return delta_fail(err, DELTA_USAGE,
-                          "pretraining needs epochs >= 1, batch >= 1, lr > 0, "
-                          "0 <= momentum < 1, weight decay >= 0");
-    if (!samples->count)
-        return delta_fail(err, DELTA_NOT_FOUND, "no images to train on");
+                          "pretraining needs epochs >= 1, batch within 1 and %d, lr > 0, "
+                          "0 <= momentum < 1, weight decay >= 0",
+                          BATCH_LIMIT);
+    if (!(options->mixup >= 0 && options->mixup <= 1) ||
+        !(options->label_smoothing >= 0 && options->label_smoothing <= 0.5) ||
+        !(options->ema >= 0 && options->ema < 1))
+        return delta_fail(err, DELTA_USAGE,
+                          "pretraining needs 0 <= mixup <= 1, 0 <= label smoothing <= 0.5, "
+                          "0 <= ema < 1");
+    if (options->resume && !options->checkpoint)
+        return delta_fail(err, DELTA_USAGE, "to resume, name the checkpoint");
     return DELTA_OK;
 }
 
@@ -74,112 +72,367 @@ static size_t steps_of_epoch(size_t count, size_t batch)
     return steps ? steps : 1;
 }
 
-static enum delta_status trainer_init(struct trainer *trainer, struct delta_error *err)
+static size_t model_values(const struct delta_model *model)
 {
-    const struct learner_pretrain_options *options = trainer->options;
-    const struct learner_samples *samples = trainer->samples;
-    const struct learner_net_options net_options = {.device = trainer->budget->device,
-                                                    .batch = options->batch,
-                                                    .threads = trainer->budget->threads,
-                                                    .train = true};
-    const struct learner_sgd_options sgd_options = {options->momentum, options->weight_decay, true};
-    const size_t image = (size_t)samples->channels * samples->height * samples->width;
-    enum delta_status st;
+    size_t values = 0;
 
+    for (size_t i = 0; i < model->tensor_count; i++)
+        values += model->tensors[i].count;
+    return values;
+}
+
+/* Chooses the held-out images: the first so many of each class after a shuffle of its own. */
+static enum delta_status choose_held(struct trainer *trainer, struct delta_error *err)
+{
+    const struct learner_samples *samples = trainer->samples;
+    uint32_t *of_class = trainer->order; /* not in use yet */
+
+    for (size_t k = 0; trainer->options->held_out && k < samples->class_count; k++) {
+        struct learner_rng rng = learner_class_rng(trainer->budget->seed, &samples->classes[k]);
+        size_t count = 0;
+        for (size_t i = 0; i < samples->count; i++)
+            if (samples->labels[i] == (int32_t)k)
+                of_class[count++] = (uint32_t)i;
+        if (count && count <= trainer->options->held_out)
+            return delta_fail(err, DELTA_USAGE,
+                              "%zu images per class to hold out, class '%s' has only %zu",
+                              trainer->options->held_out, samples->classes[k].text, count);
+        learner_rng_shuffle(&rng, of_class, count);
+        for (size_t i = 0; i < count && i < trainer->options->held_out; i++)
+            trainer->is_held[of_class[i]] = true;
+    }
+    for (size_t i = 0; i < samples->count; i++)
+        if (trainer->is_held[i])
+            trainer->held[trainer->held_count++] = (uint32_t)i;
+    trainer->count = samples->count - trainer->held_count;
+    return DELTA_OK;
+}
+
+static enum delta_status make_lists(struct trainer *trainer, struct delta_error *err)
+{
+    const struct learner_samples *samples = trainer->samples;
+
+    if (!samples->count)
+        return delta_fail(err, DELTA_NOT_FOUND, "no images to train on");
     for (size_t k = 0; k < samples->class_count; k++)
         if (delta_model_class_index(trainer->model, samples->classes[k].text) < 0)
             return delta_fail(err, DELTA_MISMATCH, "the model has no output for class '%s'",
                               samples->classes[k].text);
-    st = learner_net_new(&trainer->net, trainer->model, &net_options, err);
+    trainer->outputs = learner_samples_outputs(samples, trainer->model);
+    trainer->order = delta_calloc(samples->count, sizeof *trainer->order);
+    trainer->held = delta_calloc(samples->count, sizeof *trainer->held);
+    trainer->is_held = delta_calloc(samples->count, sizeof *trainer->is_held);
+    if (!trainer->outputs || !trainer->order || !trainer->held || !trainer->is_held)
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory for pretraining");
+    const enum delta_status st = choose_held(trainer, err);
+    if (st)
+        return st;
+    trainer->per_epoch = steps_of_epoch(trainer->count, trainer->options->batch);
+    if (trainer->per_epoch > STEPS_MAX / (size_t)trainer->options->epochs)
+        return delta_fail(err, DELTA_LIMIT, "too many steps");
+    trainer->planned = trainer->per_epoch * (size_t)trainer->options->epochs;
+    return DELTA_OK;
+}
+
+static enum delta_status make_buffers(struct trainer *trainer, struct delta_error *err)
+{
+    const struct learner_pretrain_options *options = trainer->options;
+
+    trainer->values = model_values(trainer->model);
+    trainer->labels = delta_calloc(trainer->micro, sizeof *trainer->labels);
+    trainer->others = delta_calloc(trainer->micro, sizeof *trainer->others);
+    if (trainer->micro < options->batch)
+        trainer->sum = delta_calloc_aligned(trainer->values, sizeof(float));
+    if (options->ema > 0)
+        trainer->average = delta_calloc_aligned(trainer->values, sizeof(float));
+    if (!trainer->labels || !trainer->others ||
+        (trainer->micro < options->batch && !trainer->sum) ||
+        (options->ema > 0 && !trainer->average))
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory for pretraining");
+    return DELTA_OK;
+}
+
+static enum delta_status trainer_init(struct trainer *trainer, struct delta_error *err)
+{
+    const struct learner_pretrain_options *options = trainer->options;
+    const struct learner_net_options net_options = {.device = trainer->budget->device,
+                                                    .batch = trainer->micro,
+                                                    .threads = trainer->budget->threads,
+                                                    .train = true};
+    const struct learner_sgd_options sgd_options = {options->momentum, options->weight_decay, true};
+    enum delta_status st = make_buffers(trainer, err);
+
+    if (!st)
+        st = learner_augment_init(&trainer->augment, options, trainer->samples,
+                                  &trainer->model->arch, trainer->micro, err);
+    if (!st)
+        st = learner_net_new(&trainer->net, trainer->model, &net_options, err);
     if (!st)
         st = learner_sgd_new(&trainer->sgd, trainer->net, NULL, &sgd_options, err);
     if (st)
         return st;
-    trainer->outputs = learner_samples_outputs(samples, trainer->model);
-    trainer->order = delta_calloc(samples->count, sizeof *trainer->order);
-    trainer->labels = delta_calloc(options->batch, sizeof *trainer->labels);
-    trainer->mirror = delta_calloc(options->batch, 1);
-    trainer->images = delta_calloc(options->batch, image * sizeof(float));
-    if (!trainer->outputs || !trainer->order || !trainer->labels || !trainer->mirror ||
-        !trainer->images)
-        return delta_fail(err, DELTA_NO_MEMORY, "no memory for pretraining");
-    for (size_t i = 0; i < samples->count; i++)
-        trainer->order[i] = (uint32_t)i;
-    trainer->per_epoch = steps_of_epoch(samples->count, options->batch);
-    trainer->steps = trainer->per_epoch * (size_t)options->epochs;
-    trainer->warmup = trainer->steps / 10;
-    learner_rng_init(&trainer->order_rng, trainer->budget->seed, STREAM_ORDER);
-    learner_rng_init(&trainer->augment_rng, trainer->budget->seed, STREAM_AUGMENT);
+    learner_train_swap(trainer); /* the average begins as the weights ... */
+    float *average = trainer->average;
+    for (size_t i = 0; average && i < learner_net_param_count(trainer->net); i++) {
+        const struct learner_param *param = learner_net_param(trainer->net, i);
+        memcpy(param->data, average, param->count * sizeof(float)); /* ... which stay */
+        average += param->count;
+    }
     return DELTA_OK;
 }
 
-/* Moves an image by (dy, dx); what comes in from outside is black, i.e. pixel value 0 normalised.
- */
-static void shift_image(float *out, const float *in, const struct delta_arch *arch, long dy,
-                        long dx)
-{
-    const long h = arch->height, w = arch->image_width;
-    const size_t channels = arch->channels;
+/* ---- the run ---- */
 
-    for (long y = 0; y < h; y++)
-        for (long x = 0; x < w; x++, out += channels) {
-            const long from_y = y + dy, from_x = x + dx;
-            const bool inside = from_y >= 0 && from_y < h && from_x >= 0 && from_x < w;
-            for (size_t c = 0; c < channels; c++) {
-                const size_t k = c < 3 ? c : 2;
-                out[c] = inside ? in[(size_t)(from_y * w + from_x) * channels + c]
-                                : (float)(-arch->mean[k] / arch->std[k]);
-            }
-        }
+/* The order of an epoch does not depend on the epochs before. */
+static void shuffle(struct trainer *trainer, size_t epoch)
+{
+    struct learner_rng rng;
+    size_t used = 0;
+
+    learner_rng_init(&rng, trainer->budget->seed, STREAM_ORDER + ((uint64_t)epoch << 8));
+    for (size_t i = 0; i < trainer->samples->count; i++)
+        if (!trainer->is_held[i])
+            trainer->order[used++] = (uint32_t)i;
+    learner_rng_shuffle(&rng, trainer->order, used);
+    trainer->loss_sum = trainer->correct = 0;
+    trainer->seen = 0;
 }
 
-static void load_batch(struct trainer *trainer, const uint32_t *index, size_t n)
+/* Puts step, layer and remedy into one line. */
+static enum delta_status blame_step(const struct trainer *trainer, size_t step, size_t saved_step,
+                                    struct delta_error *err)
 {
-    const struct delta_arch *arch = &trainer->model->arch;
-    const size_t h = arch->height, w = arch->image_width;
-    float *input = learner_net_input(trainer->net);
+    const struct learner_pretrain_status *status = &trainer->status;
+    struct delta_error why = DELTA_ERROR_INIT;
+    char kept[160] = "";
 
-    for (size_t i = 0; i < n; i++)
-        trainer->labels[i] = trainer->outputs[index[i]];
-    if (!trainer->options->augment) {
-        learner_samples_batch(input, trainer->samples, arch, index, n, NULL);
-        return;
-    }
-    for (size_t i = 0; i < n; i++)
-        trainer->mirror[i] = learner_rng_below(&trainer->augment_rng, 2) != 0;
-    learner_samples_batch(trainer->images, trainer->samples, arch, index, n, trainer->mirror);
-    for (size_t i = 0; i < n; i++) {
-        const long dy = (long)learner_rng_below(&trainer->augment_rng, 2 * CROP_PAD + 1) - CROP_PAD;
-        const long dx = (long)learner_rng_below(&trainer->augment_rng, 2 * CROP_PAD + 1) - CROP_PAD;
-        const size_t at = i * arch->channels * h * w;
-        shift_image(input + at, trainer->images + at, arch, dy, dx);
-    }
+    if (err)
+        why = *err;
+    if (saved_step)
+        snprintf(kept, sizeof kept, "; the checkpoint of step %zu is kept", saved_step);
+    const bool is_input = strncmp(why.text, "the input", 9) == 0;
+    return delta_fail(err, DELTA_NONFINITE, "step %zu of %zu (epoch %zu): %.240s%s%s", step,
+                      status->steps, status->epoch, why.text,
+                      is_input ? "" : "; try a smaller step size (lr)", kept);
 }
 
-static enum delta_status run_epoch(struct trainer *trainer, size_t epoch, struct delta_error *err)
+struct clockwork {
+    struct delta_clock clock;
+    int64_t begun_ms, saved_ms, step_ms; /* when the run, the last save, the last step ended */
+    size_t first;                        /* step that this process began at */
+    double each;                         /* seconds a step takes, smoothed */
+    size_t saved_step;                   /* 0: nothing saved or loaded yet */
+};
+
+/* Speed, and how many steps there is time for. */
+static void keep_time(struct trainer *trainer, struct clockwork *clockwork, size_t images)
 {
-    const size_t count = trainer->samples->count, batch = trainer->options->batch;
+    struct learner_pretrain_status *status = &trainer->status;
+    const int64_t now_ms = delta_clock_monotonic_ms(&clockwork->clock);
+    const size_t own = status->step - clockwork->first;
+    const double took = (double)(now_ms - clockwork->step_ms) / 1000;
+
+    clockwork->step_ms = now_ms;
+    if (own <= MEASURED_STEPS) /* the mean of the first ones, then mostly the past */
+        clockwork->each += (took - clockwork->each) / (double)own;
+    else
+        clockwork->each += 0.05 * (took - clockwork->each);
+    if (clockwork->each > 0)
+        status->images_per_second = (double)images / clockwork->each;
+    if (trainer->budget->deadline_ms) {
+        const double left = (double)(trainer->budget->deadline_ms - now_ms) / 1000;
+        if (left <= 0 || own >= MEASURED_STEPS)
+            status->steps = learner_schedule_fit(trainer->planned, status->step, clockwork->each,
+                                                 TIME_SHARE * left);
+    }
+    status->seconds_left = clockwork->each * (double)(status->steps - status->step);
+}
+
+static bool is_due(const struct trainer *trainer, const struct clockwork *clockwork)
+{
+    const struct learner_pretrain_options *options = trainer->options;
+    const size_t step = trainer->status.step;
+    const double spent = (double)(clockwork->step_ms - clockwork->saved_ms) / 1000;
+    const size_t pause = (size_t)(options->every_epochs * (double)trainer->per_epoch + 0.5);
+
+    if (step >= trainer->status.steps)
+        return true;
+    if (options->every_seconds > 0 && spent >= options->every_seconds)
+        return true;
+    return options->every_epochs > 0 && step % (pause ? pause : 1) == 0;
+}
+
+/* Test, checkpoint and report after a step. */
+static enum delta_status after_step(struct trainer *trainer, struct clockwork *clockwork,
+                                    struct delta_error *err)
+{
+    struct learner_pretrain_status *status = &trainer->status;
+    const struct learner_pretrain_options *options = trainer->options;
+    const bool ends = status->step >= status->steps;
     enum delta_status st = DELTA_OK;
 
-    learner_rng_shuffle(&trainer->order_rng, trainer->order, count);
-    for (size_t i = 0; !st && i < trainer->per_epoch; i++) {
-        const size_t step = epoch * trainer->per_epoch + i, left = count - i * batch;
-        const size_t n = left < batch ? left : batch;
-        load_batch(trainer, trainer->order + i * batch, n);
-        st = learner_net_forward(trainer->net, n, LEARNER_TRAIN, err);
-        if (st)
-            break;
-        learner_loss_ce(learner_net_logits(trainer->net), trainer->labels, NULL, n,
-                        learner_net_class_count(trainer->net), 1,
-                        learner_net_logits_grad(trainer->net));
-        st = learner_net_backward(trainer->net, n, err);
-        if (st)
-            break;
-        learner_sgd_step(trainer->sgd, learner_schedule_cosine(trainer->options->lr, step,
-                                                               trainer->steps, trainer->warmup));
-        st = learner_budget_tick(trainer->budget, "pretraining", (double)(step + 1),
-                                 (double)trainer->steps, err);
+    status->saved = false;
+    status->loss = trainer->seen ? trainer->loss_sum / (double)trainer->seen : 0;
+    status->accuracy = trainer->seen ? trainer->correct / (double)trainer->seen : 0;
+    if (ends || status->step % trainer->per_epoch == 0)
+        st = learner_train_test(trainer, err);
+    if (!st && options->checkpoint && is_due(trainer, clockwork)) {
+        st = learner_train_save(trainer, err);
+        clockwork->saved_ms = delta_clock_monotonic_ms(&clockwork->clock);
+        if (!st)
+            clockwork->saved_step = status->step;
+        status->saved = !st;
     }
+    if (st)
+        return st;
+    if (options->watch)
+        options->watch(options->watch_context, status);
+    st = learner_budget_tick(trainer->budget, "pretraining", (double)status->step,
+                             (double)status->steps, err);
+    if (!st || !options->checkpoint)
+        return st;
+    struct delta_error why;
+    if (clockwork->saved_step != status->step && learner_train_save(trainer, &why))
+        return delta_fail(err, why.status, "stopped, and the checkpoint failed: %.400s", why.text);
+    return delta_fail(err, st, "stopped after step %zu of %zu; the same command goes on from '%s'",
+                      status->step, status->steps, options->checkpoint);
+}
+
+static enum delta_status run_steps(struct trainer *trainer, struct clockwork *clockwork,
+                                   struct delta_error *err)
+{
+    struct learner_pretrain_status *status = &trainer->status;
+    const size_t batch = trainer->options->batch;
+    size_t shuffled = (size_t)-1;
+    enum delta_status st = DELTA_OK;
+
+    while (!st && status->step < status->steps) {
+        const size_t epoch = status->step / trainer->per_epoch, step = status->step + 1;
+        const size_t at = status->step % trainer->per_epoch * batch;
+        const size_t left = trainer->count - at, n = left < batch ? left : batch;
+        if (epoch != shuffled)
+            shuffle(trainer, shuffled = epoch);
+        status->epoch = epoch + 1;
+        st = learner_train_step(trainer, trainer->order + at, n,
+                                learner_schedule_cosine(trainer->options->lr, status->step,
+                                                        status->steps, status->steps / 10),
+                                err);
+        if (!st) {
+            keep_time(trainer, clockwork, n);
+            st = after_step(trainer, clockwork, err);
+        }
+        if (st == DELTA_NONFINITE)
+            return blame_step(trainer, step, clockwork->saved_step, err);
+    }
+    return st;
+}
+
+/* Opens the checkpoint if there is one: how many images fit into memory was decided then, and
+ * changes the bytes. */
+static enum delta_status find_checkpoint(struct trainer *trainer,
+                                         struct learner_checkpoint_file *file,
+                                         struct delta_error *err)
+{
+    const struct learner_pretrain_options *options = trainer->options;
+    enum delta_status st;
+
+    if (!options->checkpoint || (!options->resume && !delta_file_exists(options->checkpoint)))
+        return DELTA_OK;
+    st = learner_checkpoint_open(file, options->checkpoint, err);
+    if (!st && file->state.microbatch >= 1 && file->state.microbatch <= options->batch)
+        trainer->micro = (size_t)file->state.microbatch;
+    return st;
+}
+
+static enum delta_status take_over(struct trainer *trainer, struct learner_checkpoint_file *file,
+                                   struct delta_error *err)
+{
+    const struct learner_checkpoint *state = &file->state;
+    const enum delta_status st = learner_checkpoint_same_run(state, &trainer->state, err);
+
+    if (st)
+        return st;
+    if (state->microbatch != trainer->micro || state->steps > trainer->planned)
+        return delta_fail(err, DELTA_FORMAT, "%llu steps, %llu images at once",
+                          (unsigned long long)state->steps, (unsigned long long)state->microbatch);
+    trainer->status.step = (size_t)state->step;
+    trainer->status.steps = (size_t)state->steps;
+    return learner_train_load(trainer, file, err);
+}
+
+/* Options are compared only now: some are known to the built network alone. */
+static enum delta_status resume(struct trainer *trainer, struct learner_checkpoint_file *file,
+                                struct clockwork *clockwork, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    if (!trainer->options->checkpoint)
+        return DELTA_OK;
+    st = learner_train_describe(trainer, err);
+    if (st || !file->file)
+        return st;
+    st = take_over(trainer, file, err);
+    clockwork->saved_step = trainer->status.step;
+    return st ? delta_fail_in(err, st, "checkpoint '%s'", trainer->options->checkpoint) : DELTA_OK;
+}
+
+/* What is stored: the average where there is one, statistics included. */
+static enum delta_status store(struct trainer *trainer, struct delta_model *model,
+                               const struct clockwork *clockwork, struct delta_error *err)
+{
+    enum delta_status st;
+
+    learner_train_swap(trainer);
+    /* the last step could have been the one that diverged */
+    learner_samples_batch(learner_net_input(trainer->net), trainer->samples, &model->arch,
+                          trainer->order, 1, NULL);
+    st = learner_net_forward(trainer->net, 1, LEARNER_INFER, err);
+    if (st == DELTA_NONFINITE)
+        return blame_step(trainer, trainer->status.step, clockwork->saved_step, err);
+    return st ? st : learner_net_store(trainer->net, model, err);
+}
+
+enum delta_status learner_pretrain_run(struct delta_model *model,
+                                       const struct learner_samples *train,
+                                       const struct learner_pretrain_options *options,
+                                       const struct learner_budget *budget,
+                                       struct learner_pretrain_status *status,
+                                       struct delta_error *err)
+{
+    const struct learner_budget none = {0};
+    struct trainer trainer = {.model = model,
+                              .samples = train,
+                              .options = options,
+                              .budget = budget ? budget : &none,
+                              .micro = options->batch};
+    struct clockwork clockwork = {.clock = delta_clock_system()};
+    struct learner_checkpoint_file file = {.file = NULL};
+    enum delta_status st = check_options(options, err);
+
+    if (!st)
+        st = learner_samples_check(train, &model->arch, err);
+    if (!st)
+        st = make_lists(&trainer, err);
+    trainer.status.steps = trainer.planned;
+    trainer.status.epochs = (size_t)options->epochs;
+    trainer.status.held_out = -1;
+    if (!st)
+        st = find_checkpoint(&trainer, &file, err);
+    if (!st)
+        st = trainer_init(&trainer, err);
+    if (!st)
+        st = resume(&trainer, &file, &clockwork, err);
+    learner_checkpoint_close(&file);
+    clockwork.first = trainer.status.step;
+    clockwork.begun_ms = delta_clock_monotonic_ms(&clockwork.clock);
+    clockwork.saved_ms = clockwork.step_ms = clockwork.begun_ms;
+    if (!st)
+        st = run_steps(&trainer, &clockwork, err);
+    if (!st)
+        st = store(&trainer, model, &clockwork, err);
+    if (!st && status)
+        *status = trainer.status;
+    trainer_release(&trainer);
     return st;
 }
 
@@ -187,22 +440,5 @@ enum delta_status learner_pretrain(struct delta_model *model, const struct learn
                                    const struct learner_pretrain_options *options,
                                    const struct learner_budget *budget, struct delta_error *err)
 {
-    const struct learner_budget none = {0};
-    struct trainer trainer = {
-        .model = model, .samples = train, .options = options, .budget = budget ? budget : &none};
-    enum delta_status st = check_options(options, train, err);
-
-    if (!st)
-        st = learner_samples_check(train, &model->arch, err);
-    if (!st)
-        st = trainer_init(&trainer, err);
-    for (int epoch = 0; !st && epoch < options->epochs; epoch++)
-        st = run_epoch(&trainer, (size_t)epoch, err);
-    /* the last step could have been the one that diverged */
-    if (!st)
-        st = learner_net_forward(trainer.net, 1, LEARNER_INFER, err);
-    if (!st)
-        st = learner_net_store(trainer.net, model, err);
-    trainer_release(&trainer);
-    return st;
+    return learner_pretrain_run(model, train, options, budget, NULL, err);
 }

@@ -13,6 +13,7 @@ struct learner_budget {
     const char *device; /* NULL = auto */
     int threads;        /* 0 = all cores */
     uint64_t seed;
+    int64_t deadline_ms; /* on the monotonic clock; 0 = none */
     learner_progress *progress;
     void *context;
 };
@@ -41,14 +42,57 @@ DELTA_MUST_USE enum delta_status learner_evaluate(struct learner_scores *out,
 
 /* ---- a base from scratch ---- */
 
+/* After each step. Rates over this process's own steps; a resumed run starts measuring anew. */
+struct learner_pretrain_status {
+    size_t step, steps;   /* done, in the whole run; steps shrinks when the time is short */
+    size_t epoch, epochs; /* the one that runs, from 1 */
+    double images_per_second, seconds_left;
+    double loss, accuracy; /* means over the epoch so far, on augmented training images, 0..1 */
+    double held_out;       /* accuracy on the held-out images, latest epoch; -1: none yet */
+    bool saved;            /* a checkpoint was just written */
+};
+typedef void learner_pretrain_watch(void *context, const struct learner_pretrain_status *status);
+
 struct learner_pretrain_options {
     int epochs;
     size_t batch;
     double lr, momentum, weight_decay; /* cosine to zero after a warm-up of one tenth */
     bool augment;                      /* random crop with 4 pixels of padding, mirror */
+    double mixup;                      /* alpha of Beta(alpha, alpha), 0..1; 0: off */
+    size_t cutout;                     /* side of a square of mean colour in pixels; 0: off */
+    double label_smoothing;            /* share of the target spread over all classes, 0..0.5 */
+    /* Decay of a moving average of all weights AND of batch norm's running statistics, 0: off.
+     * With it the average is what held-out images are tested on and what the model gets. */
+    double ema;
+    size_t held_out; /* images per class kept from training, for the status alone; 0: none */
+
+    /* A run that was killed goes on from here and ends with the same bytes. Written atomically,
+     * removed by nobody. Format: src/checkpoint.h. */
+    const char *checkpoint; /* NULL: none */
+    double every_epochs;    /* write it so often, 0: not by epochs; always at the end and when */
+    double every_seconds;   /* the progress callback stops the run */
+    bool resume;            /* the checkpoint must be there; otherwise it is used if it is */
+
+    learner_pretrain_watch *watch; /* may be NULL */
+    void *watch_context;
 };
 struct learner_pretrain_options learner_pretrain_defaults(void);
-DELTA_MUST_USE enum delta_status learner_pretrain(struct delta_model *model, /* in and out */
+
+/* Trains `model` (in and out; unchanged on failure). One seed, one number of threads: the same
+ * bytes each time, unless the budget has a deadline: then the number of steps is fitted to the
+ * measured speed and the result depends on it.
+ *   status   filled on success with what the last call of watch told; may be NULL
+ *   fails    NONFINITE (names the step and the layer; the last good checkpoint is kept),
+ *            INTERRUPTED (the callback said so; the checkpoint is written), MISMATCH (a checkpoint
+ *            of other options: names the first that differs), DIGEST, FORMAT, TRUNCATED (checkpoint
+ *            damaged), NOT_FOUND, LIMIT (memory), NO_MEMORY, USAGE */
+DELTA_MUST_USE enum delta_status
+learner_pretrain_run(struct delta_model *model, const struct learner_samples *train,
+                     const struct learner_pretrain_options *options,
+                     const struct learner_budget *budget, struct learner_pretrain_status *status,
+                     struct delta_error *err);
+/* The same without a status. */
+DELTA_MUST_USE enum delta_status learner_pretrain(struct delta_model *model,
                                                   const struct learner_samples *train,
                                                   const struct learner_pretrain_options *options,
                                                   const struct learner_budget *budget,

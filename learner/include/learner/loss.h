@@ -11,6 +11,13 @@
 double learner_loss_ce(const float *logits, const int32_t *labels, const float *offset, size_t n,
                        size_t classes, double scale, float *grad);
 
+/* Mean cross-entropy against soft targets (label smoothing, Szegedy et al. 2016; mixup, Zhang et
+ * al. 2018): (1 - smoothing) (share [label] + (1 - share) [other]) + smoothing / classes. Writes
+ * grad [n, classes], scaled; returns the unscaled loss. others NULL: share is 1. No label -1. */
+double learner_loss_soft(const float *logits, const int32_t *labels, const int32_t *others,
+                         double share, double smoothing, size_t n, size_t classes, double scale,
+                         float *grad);
+
 /* Distillation -1/n sum_k p_k log q_k over the first `old` classes at temperature t, p = softmax of
  * teacher [n, old] / t, q likewise of the student's first `old` logits. ADDS scale * gradient into
  * grad [n, classes]; the gradient is that of the loss as written (no extra factor t*t). */

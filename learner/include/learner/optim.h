@@ -22,4 +22,9 @@ DELTA_MUST_USE enum delta_status learner_sgd_new(struct learner_sgd **out, struc
 void learner_sgd_free(struct learner_sgd *sgd);
 void learner_sgd_step(struct learner_sgd *sgd, double lr);
 
+/* The optimiser's whole memory, for a checkpoint: one velocity per learning parameter.
+ * learner_sgd_velocity: index < slots; *count elements, which the caller may read and set. */
+size_t learner_sgd_slots(const struct learner_sgd *sgd);
+float *learner_sgd_velocity(struct learner_sgd *sgd, size_t index, size_t *count);
+
 #endif

@@ -54,6 +54,43 @@ static void ce_leaves_unlabelled_rows_out(void **state)
         assert_true(grad[CLASSES + k] == 0);
 }
 
+static double soft_loss(const float *at)
+{
+    const int32_t labels[N] = {2, 4, 0}, others[N] = {1, 4, 3};
+    float grad[N * CLASSES];
+
+    return learner_loss_soft(at, labels, others, 0.7, 0.2, N, CLASSES, 1, grad);
+}
+
+static void soft_targets_are_mixtures_of_hard_ones(void **state)
+{
+    const int32_t labels[N] = {2, 4, 0}, others[N] = {1, 4, 3};
+    float grad[N * CLASSES], wanted[N * CLASSES];
+    double mixture = 0;
+
+    (void)state;
+    assert_float_equal(learner_loss_soft(logits, labels, NULL, 0.3, 0, N, CLASSES, 2, grad),
+                       learner_loss_ce(logits, labels, NULL, N, CLASSES, 2, wanted), 1e-12);
+    assert_true(fixture_distance(grad, wanted, N * CLASSES) < 1e-6);
+    for (int32_t k = 0; k < CLASSES; k++) {
+        const int32_t all[N] = {k, k, k};
+        mixture += 0.2 / CLASSES * learner_loss_ce(logits, all, NULL, N, CLASSES, 1, NULL);
+    }
+    mixture += 0.8 * 0.7 * learner_loss_ce(logits, labels, NULL, N, CLASSES, 1, NULL);
+    mixture += 0.8 * 0.3 * learner_loss_ce(logits, others, NULL, N, CLASSES, 1, NULL);
+    assert_float_equal(soft_loss(logits), mixture, 1e-12);
+    learner_loss_soft(logits, labels, others, 0.7, 0.2, N, CLASSES, 1, grad);
+    for (int i = 0; i < N * CLASSES; i++) {
+        float up[N * CLASSES], down[N * CLASSES];
+        memcpy(up, logits, sizeof up);
+        memcpy(down, logits, sizeof down);
+        up[i] += 1e-2f;
+        down[i] -= 1e-2f;
+        const double slope = (soft_loss(up) - soft_loss(down)) / ((double)up[i] - down[i]);
+        assert_float_equal(grad[i], slope, 1e-4);
+    }
+}
+
 static void offset_adds_to_logits(void **state)
 {
     const int32_t labels[N] = {2, 4, 0};
@@ -143,6 +180,7 @@ int main(void)
         cmocka_unit_test(ce_of_equal_logits_is_log_classes),
         cmocka_unit_test(ce_survives_large_logits),
         cmocka_unit_test(ce_leaves_unlabelled_rows_out),
+        cmocka_unit_test(soft_targets_are_mixtures_of_hard_ones),
         cmocka_unit_test(offset_adds_to_logits),
         cmocka_unit_test(gradients_agree_with_finite_differences),
         cmocka_unit_test(kd_adds_and_touches_old_classes_only),

@@ -190,9 +190,22 @@ static void schedule_warms_up_and_ends_at_zero(void **state)
     assert_float_equal(learner_schedule_cosine(0.4, 0, 3, 0), 0.4, 1e-12);
 }
 
+static void steps_are_fitted_to_the_time(void **state)
+{
+    (void)state;
+    assert_int_equal(learner_schedule_fit(1000, 10, 0.5, 100), 210);
+    assert_int_equal(learner_schedule_fit(1000, 10, 0.5, 1e6), 1000);
+    assert_int_equal(learner_schedule_fit(1000, 10, 0.5, 0.4), 10);
+    assert_int_equal(learner_schedule_fit(1000, 10, 0.5, 0), 10);
+    assert_int_equal(learner_schedule_fit(1000, 10, 0.5, -5), 10);
+    assert_int_equal(learner_schedule_fit(1000, 10, 0, 5), 1000);
+    assert_int_equal(learner_schedule_fit(1000, 1000, 0.5, 5), 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_are_fitted_to_the_time),
         cmocka_unit_test(momentum_follows_the_formula),
         cmocka_unit_test(nesterov_follows_the_formula),
         cmocka_unit_test(frozen_elements_keep_their_bits),
