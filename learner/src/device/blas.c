@@ -13,6 +13,7 @@ static void blas_close(struct learner_device *device)
     learner_pool_free(blas->pool);
     free(blas->scratch);
     free(blas->shared);
+    free(blas->fold);
     free(blas);
 }
 
@@ -58,11 +59,12 @@ static size_t blas_memory_bytes(const struct learner_device *device)
 {
     const struct blas *blas = (const struct blas *)device;
 
-    return (learner_pool_members(blas->pool) * blas->scratch_floats + blas->shared_floats) *
+    return (learner_pool_members(blas->pool) * blas->scratch_floats + blas->shared_floats +
+            2 * blas->fold_channels) *
            sizeof(float);
 }
 
-static float *grow(float *block, size_t *have, size_t want, size_t copies)
+float *blas_grow(float *block, size_t *have, size_t want, size_t copies)
 {
     size_t count;
 
@@ -78,9 +80,9 @@ enum delta_status blas_scratch(struct blas *blas, size_t member_floats, size_t s
 {
     /* whole cache lines, so that no two members write to the same one */
     member_floats += (16 - member_floats % 16) % 16;
-    blas->scratch =
-        grow(blas->scratch, &blas->scratch_floats, member_floats, learner_pool_members(blas->pool));
-    blas->shared = grow(blas->shared, &blas->shared_floats, shared_floats, 1);
+    blas->scratch = blas_grow(blas->scratch, &blas->scratch_floats, member_floats,
+                              learner_pool_members(blas->pool));
+    blas->shared = blas_grow(blas->shared, &blas->shared_floats, shared_floats, 1);
     if ((!blas->scratch && blas->scratch_floats) || (!blas->shared && blas->shared_floats))
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for the scratch space of layer '%s'",
                           op->name);
@@ -91,6 +93,8 @@ static enum delta_status blas_prepare(struct learner_device *device, const struc
                                       size_t batch, bool train, struct delta_error *err)
 {
     (void)batch;
+    if (op->kind == LEARNER_OP_NORM)
+        return blas_norm_prepare((struct blas *)device, op, err);
     if (op->kind == LEARNER_OP_CONV || op->kind == LEARNER_OP_CONV_NORM)
         return blas_conv_prepare((struct blas *)device, op, train, err);
     return DELTA_OK;

@@ -15,6 +15,10 @@ struct blas {
     size_t scratch_floats;
     float *shared; /* [shared_floats]: of all members together, such as packed weights */
     size_t shared_floats;
+    /* of the CONV_NORM that runs: y = act(y * gain + offset + residual); [2][fold_channels] */
+    float *fold;
+    size_t fold_channels;
+    struct learner_kernel_norm norm;
 };
 
 static inline float blas_activate(enum learner_act act, float v)
@@ -41,6 +45,10 @@ DELTA_MUST_USE enum delta_status blas_scratch(struct blas *blas, size_t member_f
                                               size_t shared_floats, const struct learner_op *op,
                                               struct delta_error *err);
 
+/* At least `want` floats times `copies`, zeroed; contents are lost when it grows. NULL: no memory
+ */
+float *blas_grow(float *block, size_t *have, size_t want, size_t copies);
+
 /* One way to compute convolutions. forward is CONV and CONV_NORM; dx is called only where wanted,
  * dweight likewise (op->live: only those rows). What they need was asked for in prepare. */
 struct blas_conv {
@@ -64,11 +72,17 @@ void blas_conv_backward(const struct blas_job *job);
 void blas_conv_sums(const struct blas_job *job);
 
 /* blas_norm.c */
-void blas_norm_fix(const struct learner_op *op); /* from the running statistics */
+DELTA_MUST_USE enum delta_status blas_norm_prepare(struct blas *blas, const struct learner_op *op,
+                                                   struct delta_error *err);
 void blas_norm_forward(const struct blas_job *job);
 void blas_norm_backward(const struct blas_job *job);
-/* In place, for CONV_NORM: y = act(y * scale + shift + residual) for `pixels` from pixel `first` */
-void blas_norm_finish(const struct learner_op *op, size_t first, size_t pixels);
+/* For CONV_NORM: sets blas->norm from the running statistics, before the convolution runs. */
+void blas_norm_fold(struct blas *blas, const struct learner_op *op);
+/* The sums that a convolution's op wants: reads y once more. Needs what prepare asked for. */
+void blas_norm_sums(const struct blas_job *job);
+/* In place: y = act(y * gain + offset + residual) for `pixels` from pixel `first` on. On a tile of
+ * some channels: kernels->normalise with a copy of blas->norm. */
+void blas_norm_finish(const struct blas_job *job, size_t first, size_t pixels);
 
 /* blas_pool.c: mean over the plane, largest of a window */
 void blas_pool_forward(const struct blas_job *job);

@@ -13,37 +13,28 @@ enum delta_status blas_conv_prepare(struct blas *blas, const struct learner_op *
         return delta_fail(err, DELTA_UNSUPPORTED,
                           "layer '%s': %zu groups of %zu channels are not supported", op->name,
                           op->groups, op->in.c);
-    return algorithm(op)->prepare(blas, op, train, err);
-}
-
-static void sums_of_channels(void *context, size_t member, size_t members)
-{
-    const struct blas_job *job = context;
-    const struct learner_op *op = job->op;
-    const size_t channels = op->out.c;
-    size_t first, end;
-
-    learner_pool_share(channels, member, members, &first, &end);
-    for (size_t c = first; c < end; c++) {
-        op->sums[c] = op->sums[channels + c] = 0;
-        for (size_t at = c; at < job->pass->n * learner_shape_count(&op->out); at += channels) {
-            const double d = (double)op->y[at] - op->mean[c];
-            op->sums[c] += d;
-            op->sums[channels + c] += d * d;
-        }
+    const enum delta_status st = blas_norm_prepare(blas, op, err); /* for its sums */
+    if (st)
+        return st;
+    if (op->kind == LEARNER_OP_CONV_NORM) {
+        blas->fold = blas_grow(blas->fold, &blas->fold_channels, op->out.c, 2);
+        if (!blas->fold)
+            return delta_fail(err, DELTA_NO_MEMORY, "no memory for the batch norm of layer '%s'",
+                              op->name);
     }
+    return algorithm(op)->prepare(blas, op, train, err);
 }
 
 void blas_conv_sums(const struct blas_job *job)
 {
     if (job->op->kind == LEARNER_OP_CONV && job->pass->mode == LEARNER_TRAIN && job->op->sums)
-        learner_pool_run(job->blas->pool, sums_of_channels, (void *)job);
+        blas_norm_sums(job);
 }
 
 void blas_conv_forward(const struct blas_job *job)
 {
     if (job->op->kind == LEARNER_OP_CONV_NORM)
-        blas_norm_fix(job->op);
+        blas_norm_fold(job->blas, job->op);
     algorithm(job->op)->forward(job);
 }
 

@@ -98,7 +98,7 @@ static void forward(const struct blas_job *job)
     run(job, FORWARD);
     blas_conv_sums(job);
     if (op->kind == LEARNER_OP_CONV_NORM)
-        blas_norm_finish(op, 0, job->pass->n * op->out.h * op->out.w);
+        blas_norm_finish(job, 0, job->pass->n * op->out.h * op->out.w);
 }
 
 static void backward_data(const struct blas_job *job)

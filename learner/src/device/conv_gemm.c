@@ -86,7 +86,7 @@ static void product(const struct blas_job *job, enum part part, size_t pixel, si
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, out, size, 1, patch, size,
                 job->blas->shared, size, 0, op->y + pixel * op->out.c, out);
     if (op->kind == LEARNER_OP_CONV_NORM)
-        blas_norm_finish(op, pixel, rows);
+        blas_norm_finish(job, pixel, rows);
 }
 
 static void run_images(void *context, size_t member, size_t members)

@@ -1,6 +1,9 @@
 /* The inner loops of the `blas` backend, written once over vectors of a fixed number of lanes and
  * compiled once per instruction set. The best that this processor runs is chosen at run time.
- * Nothing here knows images, threads or memory plans. */
+ * Nothing here knows images, threads or memory plans.
+ *
+ * Rows are pixels: a block is [pixels][channels], its rows `stride` floats apart. Any number of
+ * channels; nothing outside a block is touched. */
 #ifndef LEARNER_KERNELS_H
 #define LEARNER_KERNELS_H
 
@@ -8,6 +11,29 @@
 #include <stddef.h>
 
 #define LEARNER_KERNEL_LANES_MAX 16
+/* So many pixels may be added up in float before they are flushed to double. */
+#define LEARNER_KERNEL_SUM_PIXELS 128
+
+/* A batch norm with its activation: max(low, min(high, v * gain + offset)). */
+struct learner_kernel_norm {
+    size_t channels, stride;
+    const float *gain, *offset; /* [channels] */
+    float low, high;            /* -inf and inf: no activation */
+};
+
+/* Of the backward pass; all tensors are [pixels][channels] and absent ones NULL. */
+struct learner_kernel_norm_back {
+    struct learner_kernel_norm norm;
+    bool act;                      /* false: low and high do not count */
+    const float *x, *dy;           /* x: the norm's input */
+    const float *y;                /* its output; NULL: computed again from x */
+    const float *residual;         /* for that */
+    float *dx, *dresidual;         /* dx may be dy */
+    bool dx_add, dresidual_add;    /* instead of overwriting */
+    const float *mean;             /* [channels], of x */
+    const float *slope, *constant; /* [channels], see norm_apply */
+    float *sum, *sum_x;            /* [channels], see norm_reduce */
+};
 
 /* C[rows][cols] (+)= sum over taps t and k < depth of A_t[row][k] * B[t * depth + k][col].
  * Nothing outside of the matrices is read or written; every value's sum has an order of its own
@@ -42,6 +68,27 @@ struct learner_kernels {
      * All of B: k_first 0, depth = k_total. */
     void (*gemm_pack)(float *packed, const float *b, size_t k_stride, size_t col_stride,
                       size_t depth, size_t cols, size_t k_first, size_t k_total);
+
+    /* y = act(x * gain + offset + residual); y may be x, residual may be NULL; one stride for all
+     */
+    void (*normalise)(float *y, const float *x, const float *residual,
+                      const struct learner_kernel_norm *norm, size_t pixels);
+    /* sum[c] += y - mean[c], square[c] += (y - mean[c])^2 over the block; at most
+     * LEARNER_KERNEL_SUM_PIXELS pixels, then flush both */
+    void (*sums)(const float *y, size_t pixels, size_t channels, size_t stride, const float *mean,
+                 float *sum, float *square);
+    /* to[i] += from[i]; from[i] = 0 */
+    void (*flush)(double *to, float *from, size_t count);
+
+    /* With g = dy where the activation lets it pass, else 0, for pixels from `first` on:
+     *   reduce       sum += g, sum_x += g (x - mean), dresidual = g
+     *   apply        dx = gain g - slope (x - mean) - constant
+     *   apply_fixed  dx = gain g; with sum not NULL also what reduce does, else only dresidual
+     * apply must see dresidual NULL, or it is written twice. */
+    void (*norm_reduce)(const struct learner_kernel_norm_back *back, size_t first, size_t pixels);
+    void (*norm_apply)(const struct learner_kernel_norm_back *back, size_t first, size_t pixels);
+    void (*norm_apply_fixed)(const struct learner_kernel_norm_back *back, size_t first,
+                             size_t pixels);
 };
 
 /* The fastest this processor runs, or the named one; NULL when it cannot run here. */

@@ -7,22 +7,10 @@
 #define LEARNER_KERNELS_BODY_H
 
 #include "kernels.h"
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef float vec_anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int mask __attribute__((vector_size(4 * LANES)));
-
-static inline vec load(const float *from)
-{
-    return *(const vec_anywhere *)from;
-}
-
-static inline void store(float *to, vec value)
-{
-    *(vec_anywhere *)to = value;
-}
+#include "kernels_vector.h"
 
 #include "kernels_gemm.h"
+#include "kernels_norm.h"
 
 const struct learner_kernels TABLE = {
     .name = NAME,
@@ -33,6 +21,12 @@ const struct learner_kernels TABLE = {
     .gemm_panel_cols = gemm_panel_cols,
     .gemm_packed_floats = gemm_packed_floats,
     .gemm_pack = gemm_pack,
+    .normalise = normalise,
+    .sums = sums,
+    .flush = flush,
+    .norm_reduce = norm_reduce,
+    .norm_apply = norm_apply,
+    .norm_apply_fixed = norm_apply_fixed,
 };
 
 #endif
