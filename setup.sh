@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")" && pwd)
 
 packages="build-essential cmake ninja-build pkg-config libcurl4-openssl-dev libmbedtls-dev
 libmsgpack-dev libopenblas-dev libuv1-dev libsqlite3-dev libzstd-dev libjansson-dev libseccomp-dev
-libjpeg-dev libpng-dev libhttp-parser-dev libcmocka-dev"
+libjpeg-dev libpng-dev libhttp-parser-dev libcmocka-dev python3-msgpack"
 
 install_missing() {
     missing=
