@@ -4,12 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Largest file any verb reads: a full model with its header. */
-#define FILE_MAX (DELTA_MODEL_MAX_BYTES + ((size_t)96 << 20))
-
 const char *cmd_kind_name(enum cmd_kind kind)
 {
-    static const char *const names[] = {"model", "delta", "safetensors"};
+    static const char *const names[] = {"model", "delta", "safetensors", "npz"};
 
     return names[kind];
 }
@@ -23,6 +20,11 @@ static enum delta_status parse(struct cmd_file *file, struct delta_error *err)
 
     if (bytes.len == 0)
         return delta_fail(err, DELTA_TRUNCATED, "the file is empty");
+    if (delta_npz_is(bytes)) {
+        file->kind = CMD_NPZ;
+        st = delta_npz_decode(&file->model, bytes, NULL, err);
+        return st ? st : delta_model_digest(&file->model, &file->version, err);
+    }
     st = delta_container_kind(bytes, &kind, &ignored);
     if (st == DELTA_FORMAT) {
         file->kind = CMD_SAFETENSORS;
@@ -42,10 +44,10 @@ enum delta_status cmd_file_open(struct cmd_file *out, const char *path, struct d
     enum delta_status st;
 
     *out = (struct cmd_file){.path = path};
-    st = delta_file_read(path, FILE_MAX, &out->bytes, err);
+    st = delta_file_read(path, CMD_FILE_MAX, &out->bytes, err);
     if (st)
-        return st;                    /* names the file already */
-    out->bytes.cap = FILE_MAX + 4096; /* room for a signature */
+        return st;                        /* names the file already */
+    out->bytes.cap = CMD_FILE_MAX + 4096; /* room for a signature */
     st = parse(out, err);
     if (st) {
         cmd_file_release(out);
@@ -93,16 +95,18 @@ void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring
     const struct delta_bytes bytes = delta_buf_bytes(&file->bytes);
 
     *out = (struct cmd_signature){.trust = CMD_TRUST_NOT_CHECKED};
-    if (file->kind == CMD_SAFETENSORS) {
+    if (cmd_is_foreign(file->kind)) {
         if (ring->count)
-            out->status =
-                delta_fail(&out->why, DELTA_UNTRUSTED,
-                           "a safetensors file bears no signature; import it and sign the result");
+            out->status = delta_fail(&out->why, DELTA_UNTRUSTED,
+                                     "'%s': %s bears no signature; import it and sign the result",
+                                     file->path, cmd_kind_name(file->kind));
     } else {
         out->status = delta_container_signers(bytes, out->signers, &out->count, &out->why);
         if (!out->status && ring->count)
             out->status = delta_container_verify(bytes, ring, &out->trusted_by, &out->why);
     }
+    if (out->status && !cmd_is_foreign(file->kind))
+        (void)delta_fail_in(&out->why, out->status, "'%s'", file->path);
     if (out->status)
         out->trust = CMD_TRUST_REFUSED;
     else if (ring->count)
@@ -117,7 +121,8 @@ enum delta_status cmd_demand_trust(const struct cmd_file *file, const struct del
     cmd_signature(file, ring, &signature);
     if (signature.trust != CMD_TRUST_REFUSED)
         return DELTA_OK;
-    return delta_fail(err, signature.status, "'%s': %s", file->path, signature.why.text);
+    *err = signature.why;
+    return signature.status;
 }
 
 enum delta_status cmd_delta_open(struct cmd_file *out, const char *path,

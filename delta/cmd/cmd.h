@@ -10,9 +10,12 @@
 #include "delta/compare.h"
 #include "delta/delta.h"
 #include "delta/file.h"
+#include "delta/npz.h"
 #include "delta/safetensors.h"
 
 #define CMD_PROGRAM "frostline-delta"
+/* Largest file any verb reads: a full model with its header. */
+#define CMD_FILE_MAX (DELTA_MODEL_MAX_BYTES + ((size_t)96 << 20))
 
 int cmd_apply(int argc, char **argv);
 int cmd_cat(int argc, char **argv);
@@ -23,20 +26,27 @@ int cmd_import(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_invert(int argc, char **argv);
 int cmd_keygen(int argc, char **argv);
+int cmd_log(int argc, char **argv);
 int cmd_make(int argc, char **argv);
 int cmd_sign(int argc, char **argv);
 int cmd_squash(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 
-enum cmd_kind { CMD_MODEL, CMD_DELTA, CMD_SAFETENSORS };
+enum cmd_kind { CMD_MODEL, CMD_DELTA, CMD_SAFETENSORS, CMD_NPZ };
+
+/* Foreign files hold a model, but neither parent nor freeze plan nor signature. */
+static inline bool cmd_is_foreign(enum cmd_kind kind)
+{
+    return kind == CMD_SAFETENSORS || kind == CMD_NPZ;
+}
 
 /* An opened file: structure and digests hold, trust is not looked at. */
 struct cmd_file {
     const char *path;
     enum cmd_kind kind;
     struct delta_buf bytes;      /* the reader borrows from it */
-    struct delta_model model;    /* MODEL, SAFETENSORS */
-    struct delta_digest version; /* MODEL, SAFETENSORS */
+    struct delta_model model;    /* all but DELTA */
+    struct delta_digest version; /* all but DELTA */
     struct delta_reader reader;  /* DELTA */
 };
 
@@ -105,6 +115,12 @@ const char *cmd_scope_name(const struct delta_entry *entry);
 const char *cmd_encoding_name(const struct delta_entry *entry);
 const char *cmd_freeze_name(enum delta_freeze_mode mode);
 uint64_t cmd_entry_total(const struct delta_entry *entry); /* elements of the target's tensor */
+
+/* One self-contained page; everything in it that comes from a file is escaped. */
+DELTA_MUST_USE enum delta_status cmd_write_html(const char *path, const struct cmd_file *file,
+                                                const struct cmd_signature *signature,
+                                                const struct cmd_view *view,
+                                                struct delta_error *err);
 
 json_t *cmd_json_delta(const struct cmd_view *view);
 json_t *cmd_json_comparison(const struct delta_comparison *comparison);

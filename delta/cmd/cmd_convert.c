@@ -108,13 +108,28 @@ static enum delta_status take_names(struct delta_model *model,
     return st;
 }
 
+static enum delta_status load_foreign(struct delta_model *model, const char *path,
+                                      struct delta_safetensors_info *info, struct delta_error *err)
+{
+    struct delta_buf file;
+    enum delta_status st = delta_file_read(path, CMD_FILE_MAX, &file, err);
+
+    if (st)
+        return st; /* names the file already */
+    st = delta_npz_is(delta_buf_bytes(&file))
+             ? delta_npz_decode(model, delta_buf_bytes(&file), info, err)
+             : delta_safetensors_decode(model, delta_buf_bytes(&file), info, err);
+    delta_buf_release(&file);
+    return st ? delta_fail_in(err, st, "'%s'", path) : DELTA_OK;
+}
+
 static enum delta_status import_file(const char *path, const char *order, const char *names,
                                      const char *out, struct delta_digest *version,
                                      struct delta_error *err)
 {
     struct delta_safetensors_info info = {NULL, 0};
     struct delta_model model;
-    enum delta_status st = delta_safetensors_load(&model, path, &info, err);
+    enum delta_status st = load_foreign(&model, path, &info, err);
 
     if (st)
         return st;
@@ -141,11 +156,11 @@ int cmd_import(int argc, char **argv)
         CMD_PROGRAM,
         "import",
         "FILE",
-        "Turns a safetensors file, as PyTorch writes it, into a model (.flm).",
-        "The network is told by metadata (arch, width, stem, mean, std, input), else\n"
-        "by the names and shapes of the tensors. Classes are named by metadata\n"
-        "(class_names), or by line L of --names, where L is the label that --order\n"
-        "(or metadata 'classes') gives an output.\n\n"
+        "Turns a safetensors or npz file, as Python writes it, into a model (.flm).",
+        "The network is told by metadata (arch, width, stem, mean, std, input; in an\n"
+        "npz file by its member frostline.json), else by the names and shapes of the\n"
+        "tensors. Classes are named by metadata (class_names), or by line L of --names,\n"
+        "where L is the label that --order (or metadata 'classes') gives an output.\n\n"
         "No freeze plan exists yet afterwards: every weight is live.",
         1,
         1};
@@ -187,18 +202,27 @@ int cmd_import(int argc, char **argv)
     return cmd_finish(0);
 }
 
+static bool wants_npz(const char *format, const char *out)
+{
+    const size_t len = strlen(out);
+
+    if (strcmp(format, "auto") == 0)
+        return len > 4 && strcmp(out + len - 4, ".npz") == 0;
+    return strcmp(format, "npz") == 0;
+}
+
 int cmd_export(int argc, char **argv)
 {
     static const struct delta_verb_help help = {
         CMD_PROGRAM,
         "export",
         "MODEL",
-        "Turns a model (.flm) into a safetensors file that PyTorch loads.",
-        "Network and class names become metadata. The freeze plan, the parent and\n"
-        "signatures have no place there and are left out.",
+        "Turns a model (.flm) into a safetensors or npz file, for PyTorch or NumPy.",
+        "Network and class names become metadata (npz: the member frostline.json). The\n"
+        "freeze plan, the parent and signatures have no place there and are left out.",
         1,
         1};
-    const char *out = NULL;
+    const char *out = NULL, *format = "auto";
     bool json = false;
     struct delta_opt opts[] = {
         {.name = "out",
@@ -206,7 +230,12 @@ int cmd_export(int argc, char **argv)
          .value = &out,
          .arg = "FILE",
          .required = true,
-         .help = "write here (.safetensors)"},
+         .help = "write here"},
+        {.name = "format",
+         .kind = DELTA_OPT_CHOICE,
+         .value = &format,
+         .choices = "auto|safetensors|npz",
+         .help = "auto: npz where --out ends so"},
         {.name = "json", .kind = DELTA_OPT_FLAG, .value = &json, .help = "print one JSON object"},
         {.name = NULL}};
     struct delta_error err = DELTA_ERROR_INIT;
@@ -218,7 +247,8 @@ int cmd_export(int argc, char **argv)
         return rc;
     if (cmd_model_open(&file, argv[first], &err))
         return delta_cli_fail(&help, &err);
-    st = delta_safetensors_save(&file.model, out, &err);
+    st = wants_npz(format, out) ? delta_npz_save(&file.model, out, &err)
+                                : delta_safetensors_save(&file.model, out, &err);
     rc = st ? delta_cli_fail(&help, &err) : 0;
     if (!st && json)
         rc = cmd_print_json(json_pack("{s:o, s:o, s:I}", "version", cmd_json_digest(&file.version),

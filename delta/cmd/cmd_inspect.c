@@ -121,15 +121,21 @@ int cmd_inspect(int argc, char **argv)
         "Network, classes, every tensor with encoding, bytes and live share, who made\n"
         "a delta, who signed. With --base, the model that a delta starts from: norm and\n"
         "largest change of every tensor, where in it the change lies, and the class\n"
-        "list before and after.\n\n"
+        "list before and after. With --html the same as a page for a browser, with\n"
+        "histograms and a map of every layer.\n\n"
         "'structure sound' says that the bytes are whole. 'TRUSTED' says more: a key\n"
         "given by --key signed them. With --key the exit status is 4 where that fails.",
         1,
         1};
     struct delta_opt_list keys = {.count = 0};
-    const char *base = NULL;
+    const char *base = NULL, *html = NULL;
     bool json = false;
     struct delta_opt opts[] = {
+        {.name = "html",
+         .kind = DELTA_OPT_TEXT,
+         .value = &html,
+         .arg = "FILE",
+         .help = "write a self-contained page here as well"},
         {.name = "base",
          .kind = DELTA_OPT_TEXT,
          .value = &base,
@@ -152,7 +158,10 @@ int cmd_inspect(int argc, char **argv)
     if (cmd_keyring(&ring, &keys, &err) || subject_open(&subject, argv[first], base, &ring, &err)) {
         rc = delta_cli_fail(&help, &err);
     } else {
-        rc = json ? show_json(&subject) : show_text(&subject);
+        const enum delta_status st =
+            html ? cmd_write_html(html, &subject.file, &subject.signature, &subject.view, &err)
+                 : DELTA_OK;
+        rc = st ? delta_cli_fail(&help, &err) : json ? show_json(&subject) : show_text(&subject);
         if (rc == 0 && subject.signature.trust == CMD_TRUST_REFUSED)
             rc = delta_cli_fail(&help, &subject.signature.why);
     }

@@ -77,10 +77,10 @@ static enum delta_status sign_file(const char *path, const char *key_path, const
 
     if (st)
         return st;
-    if (file.kind == CMD_SAFETENSORS)
+    if (cmd_is_foreign(file.kind))
         st = delta_fail(err, DELTA_FORMAT,
-                        "'%s' is a safetensors file and has no place for a signature; 'import' it",
-                        path);
+                        "'%s' is %s and has no place for a signature; 'import' it", path,
+                        cmd_kind_name(file.kind));
     if (!st)
         st = delta_key_load(&key, key_path, err);
     if (!st)

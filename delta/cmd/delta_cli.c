@@ -8,6 +8,7 @@ int delta_cli_main(int argc, char **argv)
         {"inspect", "show what a model, delta or safetensors file holds", cmd_inspect},
         {"verify", "answer whether a file is sound and whether to trust it", cmd_verify},
         {"diff", "show how any two versions differ", cmd_diff},
+        {"log", "show the chain of versions in a directory", cmd_log},
         {"cat", "write one tensor's values", cmd_cat},
         {"make", "make the delta between two versions", cmd_make},
         {"apply", "make the target model from base and deltas", cmd_apply},
@@ -16,8 +17,8 @@ int delta_cli_main(int argc, char **argv)
         {"digest", "print the names of versions", cmd_digest},
         {"keygen", "make a signing key", cmd_keygen},
         {"sign", "sign a model or delta", cmd_sign},
-        {"import", "safetensors to .flm", cmd_import},
-        {"export", "model to safetensors", cmd_export},
+        {"import", "safetensors or npz to .flm", cmd_import},
+        {"export", "model to safetensors or npz", cmd_export},
         {NULL, NULL, NULL},
     };
 

@@ -447,11 +447,81 @@ static void cli_import_names_classes(void **state)
     assert_non_null(strstr(r.err, "2 lines"));
 }
 
+static void cli_log_tells_the_chain(void **state)
+{
+    (void)state;
+    harness_run(&r, PROGRAM, "log", scratch.path, "--verify", "--json", NULL);
+    json_t *root = parsed();
+    assert_int_equal(r.status, json_is_true(json_object_get(root, "continuous")) ? 0 : 1);
+    assert_int_equal(json_integer_value(json_object_get(root, "gaps")), 0);
+    json_decref(root);
+    harness_run(&r, PROGRAM, "log", scratch.path, NULL);
+    assert_narrow();
+    assert_non_null(strstr(r.out, "d.fld"));
+    harness_run(&r, PROGRAM, "log", base, NULL);
+    assert_int_equal(r.status, 6);
+    harness_run(&r, PROGRAM, "log", "/nonexistent", NULL);
+    assert_int_equal(r.status, 3);
+}
+
+static void cli_exports_and_imports_npz(void **state)
+{
+    char out[300], back[300];
+
+    (void)state;
+    in_scratch(out, "t.npz");
+    in_scratch(back, "from-npz.flm");
+    harness_run(&r, PROGRAM, "export", target, "--out", out, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "import", out, "--out", back, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "diff", target, back, NULL);
+    assert_non_null(strstr(r.out, "0 tensors differ"));
+    harness_run(&r, PROGRAM, "verify", out, "--key", pub, NULL);
+    assert_int_equal(r.status, 4);
+    harness_run(&r, PROGRAM, "inspect", out, "--json", NULL);
+    json_t *root = parsed();
+    assert_string_equal(text(root, "kind"), "npz");
+    json_decref(root);
+}
+
+/* Whatever is no file of ours: one line and the exit status of its class. */
+static void cli_refuses_what_is_none_of_ours(void **state)
+{
+    static const char *const verbs[] = {"inspect", "verify", "digest"};
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file;
+    char words[300], half[300], sparse[300];
+
+    (void)state;
+    in_scratch(words, "words.txt");
+    in_scratch(half, "half.flm");
+    in_scratch(sparse, "sparse.flm");
+    assert_ok(delta_file_write(words, delta_bytes("once upon a time", 16), 0644, &err));
+    assert_ok(delta_file_read(base, 1 << 20, &file, &err));
+    assert_ok(delta_file_write(half, delta_bytes(file.data, file.len / 2), 0644, &err));
+    assert_ok(delta_file_write(sparse, delta_bytes(file.data, file.len), 0644, &err));
+    delta_buf_release(&file);
+    assert_int_equal(truncate(sparse, (off_t)1 << 40), 0); /* a terabyte of nothing */
+    const char *const bad[] = {words, half, sparse, scratch.path, "/nonexistent", "/dev/null"};
+    for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; v++)
+        for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+            harness_run(&r, PROGRAM, verbs[v], bad[i], NULL);
+            if (r.status != 3)
+                fail_msg("%s %s: exit status %d: %s", verbs[v], bad[i], r.status, r.err);
+            assert_int_equal(r.out[0], '\0');
+            assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
+            assert_non_null(strstr(r.err, bad[i]));
+        }
+    assert_int_equal(unlink(sparse), 0);
+    assert_int_equal(unlink(half), 0);
+}
+
 static void cli_usage(void **state)
 {
-    static const char *const verbs[] = {"inspect", "verify", "diff",   "cat",    "make",
-                                        "apply",   "invert", "squash", "digest", "keygen",
-                                        "sign",    "import", "export"};
+    static const char *const verbs[] = {"inspect", "verify", "log",    "diff",   "cat",
+                                        "make",    "apply",  "invert", "squash", "digest",
+                                        "keygen",  "sign",   "import", "export"};
 
     (void)state;
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
@@ -518,6 +588,9 @@ int main(void)
         cmocka_unit_test(cli_sign_is_atomic_and_in_place),
         cmocka_unit_test(cli_keygen_never_overwrites),
         cmocka_unit_test(cli_import_names_classes),
+        cmocka_unit_test(cli_refuses_what_is_none_of_ours),
+        cmocka_unit_test(cli_log_tells_the_chain),
+        cmocka_unit_test(cli_exports_and_imports_npz),
         cmocka_unit_test(cli_usage),
         cmocka_unit_test(cli_runs_in_process),
         cmocka_unit_test(cli_full_disk_keeps_the_old_file),
