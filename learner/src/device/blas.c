@@ -26,6 +26,12 @@ static enum delta_status blas_open(struct learner_device **out, int threads,
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for device 'blas'");
     blas->device.ops = &learner_device_blas;
     blas->kernels = learner_kernels_find(NULL);
+    if (!blas->kernels) {
+        free(blas);
+        return delta_fail(err, DELTA_UNSUPPORTED,
+                          "FROSTLINE_KERNELS names kernels that this processor does not run; "
+                          "known: base, avx2, avx512");
+    }
     const enum delta_status st = learner_pool_new(&blas->pool, threads, err);
     if (st) {
         free(blas);

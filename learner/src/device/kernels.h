@@ -91,7 +91,8 @@ struct learner_kernels {
                              size_t pixels);
 };
 
-/* The fastest this processor runs, or the named one; NULL when it cannot run here. */
+/* The named one; without a name that of the environment's FROSTLINE_KERNELS; without that, too, the
+ * fastest this processor runs. NULL when it cannot run here. */
 const struct learner_kernels *learner_kernels_find(const char *name);
 
 extern const struct learner_kernels learner_kernels_base;

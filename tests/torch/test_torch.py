@@ -1,0 +1,206 @@
+#!/usr/bin/python3
+"""The engine against PyTorch as the oracle: logits, all gradients, running statistics and two
+steps of SGD in all modes of batch norm, and safetensors files in both directions.
+
+PyTorch computes in float64, so the distance is our error. Exit 77 where torch is absent.
+usage: test_torch.py BIN-DIR [NETWORK-PREFIX]
+"""
+import os
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+try:
+    import torch
+    import torchvision  # noqa: F401
+except ImportError as missing:
+    print("SKIP: %s; install python3-torch and python3-torchvision" % missing)
+    sys.exit(77)
+
+import safetensors_io
+import torch_networks
+
+TOLERANCE = 1e-3
+# Of what two steps moved. Wider: after the first step the two sides stand a rounding apart, and a
+# single ReLU that one of them sees at the other side of zero shows in a small network.
+MOVED_TOLERANCE = 1e-2
+
+# network, width, stem, side, images, classes
+ROWS = [
+    ("resnet18", 16, "cifar", 32, 8, 100),
+    ("resnet18", 5, "cifar", 24, 16, 7),
+]
+# device, kernels; a processor without the instructions skips the row visibly
+DEVICES = [("ref", None), ("blas", "base"), ("blas", "avx2"), ("blas", "avx512")]
+MODES = ["infer", "train-eval", "train"]
+
+
+class Failed(Exception):
+    pass
+
+
+def distance(ours, theirs):
+    ours, theirs = ours.double(), theirs.double()
+    if ours.shape != theirs.shape:
+        raise Failed("shape %s instead of %s" % (tuple(ours.shape), tuple(theirs.shape)))
+    size = float(theirs.norm())
+    return float((ours - theirs).norm()) / (size if size > 1e-12 else 1.0)
+
+
+def has_kernels(name):
+    wanted = {"avx2": "avx2", "avx512": "avx512f"}.get(name)
+    with open("/proc/cpuinfo") as info:
+        return wanted is None or wanted in info.read().split()
+
+
+class Oracle:
+    """What PyTorch says, by the names of torch_dump's results."""
+
+    def __init__(self, net, images, mode):
+        net.train(mode == "train")
+        self.results = {}
+        handle = net.get_submodule("fc" if hasattr(net, "fc") else "classifier.1") \
+            .register_forward_pre_hook(self._keep_features)
+        labels = torch.arange(len(images))
+        optimizer = torch.optim.SGD(
+            [{"params": [p for p in net.parameters() if p.dim() > 1], "weight_decay": 1e-2},
+             {"params": [p for p in net.parameters() if p.dim() <= 1], "weight_decay": 0.0}],
+            lr=0.05, momentum=0.9, nesterov=True)
+        for step in range(2):
+            logits = net(images)
+            if step == 0:
+                handle.remove()
+                self.results["logits"] = logits.detach().clone()
+            if mode == "infer":
+                break
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(logits, labels % logits.shape[1])
+            loss.backward()
+            if step == 0:
+                for name, param in net.named_parameters():
+                    self.results["grad." + name] = param.grad.clone()
+            optimizer.step()
+        self.after = {name: tensor for name, tensor in net.state_dict().items()
+                      if not name.endswith("num_batches_tracked")}
+
+    def _keep_features(self, _, inputs):
+        self.results["features"] = inputs[0].detach().clone()
+
+
+def worst(ours, theirs, what):
+    if set(ours) != set(theirs):
+        raise Failed("%s: other names: %s" % (what, sorted(set(ours) ^ set(theirs))[:4]))
+    name = max(theirs, key=lambda key: distance(ours[key], theirs[key]))
+    found = distance(ours[name], theirs[name])
+    if not found <= TOLERANCE:
+        raise Failed("%s: '%s' differs by %.2e" % (what, name, found))
+    return found, name
+
+
+class Case:
+    def __init__(self, row, scratch, dump):
+        self.name, self.width, self.stem, self.side, self.images, self.classes = row
+        self.scratch = scratch
+        self.dump = dump
+        self.generator = torch.Generator().manual_seed(7)
+        torch.manual_seed(3)
+        self.net = torch_networks.MAKERS[self.name](self.width, self.stem, self.classes)
+        torch_networks.stir(self.net, self.generator)
+        self.batch = torch.randn(self.images, 3, self.side, self.side, generator=self.generator)
+        self.model_path = os.path.join(scratch, "model.safetensors")
+        self.input_path = os.path.join(scratch, "input.bin")
+        metadata = {"arch": self.name, "stem": self.stem, "width": self.width,
+                    "input": "3 %d %d" % (self.side, self.side)}
+        safetensors_io.write(self.model_path, self.net.state_dict(), metadata)
+        with open(self.input_path, "wb") as file:
+            file.write(self.batch.numpy().tobytes())
+
+    def fresh(self):
+        net = torch_networks.MAKERS[self.name](self.width, self.stem, self.classes)
+        net.load_state_dict(self.net.state_dict(), strict=True)
+        return net.double()
+
+    def ours(self, device, kernels, mode):
+        environment = dict(os.environ)
+        if kernels:
+            environment["FROSTLINE_KERNELS"] = kernels
+        result = subprocess.run(
+            [self.dump, "--model", self.model_path, "--input", self.input_path, "--out",
+             self.scratch, "--batch", str(self.images), "--device", device, "--mode", mode],
+            env=environment, stderr=subprocess.PIPE, text=True, timeout=300)
+        if result.returncode:
+            raise Failed(result.stderr.strip())
+        results, _ = safetensors_io.read(os.path.join(self.scratch, "results.safetensors"))
+        return results, safetensors_io.read(os.path.join(self.scratch, "after.safetensors"))
+
+    def check_movement(self, ours, theirs):
+        """Of two steps, relative to their size; what float32 cannot hold of a value is no fault."""
+        before = self.net.state_dict()
+        if set(ours) != set(theirs):
+            raise Failed("other names: %s" % sorted(set(ours) ^ set(theirs))[:4])
+        worst_found = 0.0
+        for name, value in theirs.items():
+            moved = float((value - before[name].double()).norm())
+            found = float((ours[name].double() - value).norm()) / \
+                (moved + 3e-5 * float(value.norm()) + 1e-12)
+            if not found <= MOVED_TOLERANCE:
+                raise Failed("two steps: movement of '%s' differs by %.2e" % (name, found))
+            worst_found = max(worst_found, found)
+        return worst_found
+
+    def check_export(self, after, metadata, oracle):
+        """Our file loads into PyTorch's module as it is, and means the same there."""
+        if metadata.get("arch") != self.name or metadata.get("width") != str(self.width):
+            raise Failed("metadata of the export: %s" % metadata)
+        net = torch_networks.MAKERS[self.name](self.width, self.stem, self.classes)
+        net.load_state_dict(after, strict=True)
+        twin = self.fresh()
+        twin.load_state_dict(oracle.after, strict=True)
+        with torch.no_grad():
+            found = distance(net.double().eval()(self.batch.double()),
+                             twin.eval()(self.batch.double()))
+        if not found <= TOLERANCE:
+            raise Failed("logits of our export in PyTorch differ by %.2e" % found)
+
+    def check(self, device, kernels, mode, oracle):
+        results, (after, metadata) = self.ours(device, kernels, mode)
+        found, name = worst(results, oracle.results, "results")
+        moved = self.check_movement(after, oracle.after)
+        self.check_export(after, metadata, oracle)
+        return "worst %.1e (%s); movement %.1e" % (found, name, moved)
+
+
+def run_row(row, dump):
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="frostline-torch-") as scratch:
+        case = Case(row, scratch, dump)
+        for mode in MODES:
+            oracle = Oracle(case.fresh(), case.batch.double(), mode)
+            for device, kernels in DEVICES:
+                label = "%s w%d %s %dx%d, %s, %s %s" % (case.name, case.width, case.stem, case.side,
+                                                        case.side, mode, device, kernels or "")
+                if not has_kernels(kernels):
+                    print("SKIP: %s: not on this processor" % label)
+                    continue
+                try:
+                    print("ok %s: %s" % (label, case.check(device, kernels, mode, oracle)))
+                except Failed as why:
+                    print("FAILED %s: %s" % (label, why))
+                    failed += 1
+    return failed
+
+
+def main():
+    dump = os.path.join(sys.argv[1], "torch_dump")
+    prefix = sys.argv[2] if len(sys.argv) > 2 else ""
+    failed = 0
+    rows = [row for row in ROWS if row[0].startswith(prefix)]
+    for row in rows:
+        failed += run_row(row, dump)
+    print("%d networks against PyTorch %s, %d failures" % (len(rows), torch.__version__, failed))
+    return 1 if failed or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
