@@ -36,9 +36,9 @@ static double gflops(const struct bench_row *row)
     return row->cells[0].present ? row->flops / row->cells[0].seconds * 1e-9 : 0;
 }
 
-static double share(const struct bench_table *table, const struct bench_row *row)
+static double share(const struct bench_row *row)
 {
-    return gflops(row) / (table->peak * table->threads);
+    return row->peak > 0 ? gflops(row) / row->peak : 0;
 }
 
 static void column_name(char *out, size_t size, const struct bench_column *column)
@@ -104,8 +104,10 @@ static void print_speed(const struct bench_table *table, const struct bench_row 
     else if (markdown)
         fprintf(out, " - |");
     if (row->flops > 0 && row->cells[0].present)
-        fprintf(out, markdown ? " %.0f | %.0f %% |\n" : "  %.0f GFLOP/s, %.0f %% of the peak\n",
-                gflops(row), 100 * share(table, row));
+        fprintf(out,
+                markdown ? " %.0f | %.0f %% of %.0f |\n"
+                         : "  %.0f GFLOP/s, %.0f %% of the peak of %.0f\n",
+                gflops(row), 100 * share(row), row->peak);
     else
         fprintf(out, markdown ? " - | - |\n" : "\n");
 }
@@ -159,8 +161,8 @@ void bench_table_text(const struct bench_table *table, FILE *out)
 {
     char name[80];
 
-    fprintf(out, "%s; %d threads; peak %.1f GFLOP/s a core; %zux%zu images, %zu rounds in turn\n",
-            table->machine, table->threads, table->peak, table->side, table->side, table->rounds);
+    fprintf(out, "%s; %d threads; %zux%zu images, %zu rounds in turn\n", table->machine,
+            table->threads, table->side, table->side, table->rounds);
     print_absent(table, out);
     fprintf(out, "columns:");
     for (size_t c = 0; c < table->column_count; c++) {
@@ -176,9 +178,9 @@ void bench_table_markdown(const struct bench_table *table, FILE *out)
     char name[80];
 
     fprintf(out,
-            "%s, %d threads, FMA peak %.1f GFLOP/s a core (measured); images %zux%zu, batch of "
-            "%zu; median of %zu rounds in turn.\n",
-            table->machine, table->threads, table->peak, table->side, table->side,
+            "%s, %d threads; images %zux%zu, batch of %zu; medians of %zu rounds in turn, the FMA "
+            "peak measured in the same rounds.\n",
+            table->machine, table->threads, table->side, table->side,
             table->row_count ? table->rows[0].batch : 0, table->rounds);
     print_absent(table, out);
     fprintf(out, "\n| work |");
@@ -220,17 +222,18 @@ void bench_table_json(const struct bench_table *table, FILE *out)
             ratio_of(bench_row_rival_seconds(table, row), &row->cells[0], row->cells[0].seconds);
         const double memory =
             ratio_of(bench_row_rival_bytes(table, row), &row->cells[0], row->cells[0].bytes);
-        json_array_append_new(
-            rows, json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "network",
-                            row->net->text, "job", bench_job_text[row->job], "batch",
-                            (json_int_t)row->batch, "ratio", time, "at_least", row->at_least, "aim",
-                            row->aim, "memory_ratio", memory, "gflops", gflops(row),
-                            "share_of_peak", share(table, row), "columns", cells));
+        json_array_append_new(rows,
+                              json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}",
+                                        "network", row->net->text, "job", bench_job_text[row->job],
+                                        "batch", (json_int_t)row->batch, "ratio", time, "at_least",
+                                        row->at_least, "aim", row->aim, "memory_ratio", memory,
+                                        "gflops", gflops(row), "share_of_peak", share(row),
+                                        "peak_gflops", row->peak, "columns", cells));
     }
     json_t *root =
-        json_pack("{s:i, s:s, s:f, s:i, s:I, s:I, s:o}", "schema", 1, "machine", table->machine,
-                  "peak_gflops_per_core", table->peak, "threads", table->threads, "side",
-                  (json_int_t)table->side, "rounds", (json_int_t)table->rounds, "rows", rows);
+        json_pack("{s:i, s:s, s:i, s:I, s:I, s:o}", "schema", 1, "machine", table->machine,
+                  "threads", table->threads, "side", (json_int_t)table->side, "rounds",
+                  (json_int_t)table->rounds, "rows", rows);
     json_dumpf(root, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     fputc('\n', out);
     json_decref(root);

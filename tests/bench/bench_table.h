@@ -34,12 +34,12 @@ struct bench_row {
     double flops;         /* of one run of the whole batch; 0: not known */
     double at_least, aim; /* wanted ratios of time; 0: none */
     double memory_at_least, memory_aim;
+    double peak; /* GFLOP/s of all threads, median of the same rounds */
     struct bench_cell cells[BENCH_COLUMNS_MAX];
 };
 
 struct bench_table {
     char machine[128];
-    double peak; /* GFLOP/s of one core */
     int threads;
     size_t rounds, side;
     struct bench_column columns[BENCH_COLUMNS_MAX];

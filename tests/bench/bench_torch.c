@@ -25,15 +25,15 @@ struct settings {
 
 /* Wanted ratios: of time for training and inference, of memory for a training step. */
 static const struct bench_row wanted[] = {
-    {&bench_nets[0], BENCH_TRAIN, 0, 0, 1.5, 2, 2, 3, {{0}}},
-    {&bench_nets[1], BENCH_TRAIN, 0, 0, 2, 3, 2, 3, {{0}}},
-    {&bench_nets[2], BENCH_TRAIN, 0, 0, 1.5, 2.5, 2, 3, {{0}}},
-    {&bench_nets[0], BENCH_INFER, 0, 0, 1.3, 2, 0, 0, {{0}}},
-    {&bench_nets[1], BENCH_INFER, 0, 0, 1.3, 2, 0, 0, {{0}}},
-    {&bench_nets[2], BENCH_INFER, 0, 0, 1.3, 2, 0, 0, {{0}}},
-    {&bench_nets[0], BENCH_LATENCY, 1, 0, 0, 0, 0, 0, {{0}}},
-    {&bench_nets[1], BENCH_LATENCY, 1, 0, 0, 0, 0, 0, {{0}}},
-    {&bench_nets[2], BENCH_LATENCY, 1, 0, 0, 0, 0, 0, {{0}}},
+    {&bench_nets[0], BENCH_TRAIN, 0, 0, 1.5, 2, 2, 3, 0, {{0}}},
+    {&bench_nets[1], BENCH_TRAIN, 0, 0, 2, 3, 2, 3, 0, {{0}}},
+    {&bench_nets[2], BENCH_TRAIN, 0, 0, 1.5, 2.5, 2, 3, 0, {{0}}},
+    {&bench_nets[0], BENCH_INFER, 0, 0, 1.3, 2, 0, 0, 0, {{0}}},
+    {&bench_nets[1], BENCH_INFER, 0, 0, 1.3, 2, 0, 0, 0, {{0}}},
+    {&bench_nets[2], BENCH_INFER, 0, 0, 1.3, 2, 0, 0, 0, {{0}}},
+    {&bench_nets[0], BENCH_LATENCY, 1, 0, 0, 0, 0, 0, 0, {{0}}},
+    {&bench_nets[1], BENCH_LATENCY, 1, 0, 0, 0, 0, 0, 0, {{0}}},
+    {&bench_nets[2], BENCH_LATENCY, 1, 0, 0, 0, 0, 0, 0, {{0}}},
 };
 #define ROWS (sizeof wanted / sizeof *wanted)
 
@@ -169,14 +169,17 @@ static enum delta_status take_turns(struct bench_child *children, struct bench_r
 {
     const size_t rounds = (size_t)settings->rounds;
     double *times = delta_calloc(columns * rounds * RUNS_MAX, sizeof *times);
+    double *peaks = delta_calloc(rounds, sizeof *peaks);
     size_t runs[BENCH_COLUMNS_MAX] = {0}, counts[BENCH_COLUMNS_MAX] = {0};
     enum delta_status st = DELTA_OK;
 
-    if (!times)
-        return delta_fail(err, DELTA_NO_MEMORY, "no memory for times");
+    if (!times || !peaks) {
+        st = delta_fail(err, DELTA_NO_MEMORY, "no memory for times");
+        goto done;
+    }
     for (size_t c = 0; c < columns; c++)
         runs[c] = runs_of_turn(settings, row->cells[c].seconds);
-    for (size_t r = 0; !st && r < rounds; r++)
+    for (size_t r = 0; !st && r < rounds; r++) {
         for (size_t c = 0; !st && c < columns; c++) {
             if (!row->cells[c].present)
                 continue;
@@ -185,10 +188,16 @@ static enum delta_status take_turns(struct bench_child *children, struct bench_r
                                  err);
             counts[c] += runs[c];
         }
+        usleep(REST_US);
+        peaks[r] = bench_peak_together_gflops((int)settings->threads);
+    }
+    row->peak = median(peaks, rounds);
     for (size_t c = 0; !st && c < columns; c++)
         if (row->cells[c].present)
             row->cells[c].seconds = median(times + c * rounds * RUNS_MAX, counts[c]);
+done:
     free(times);
+    free(peaks);
     return st;
 }
 
@@ -262,7 +271,6 @@ static enum delta_status measure_all(struct bench_table *table, const struct set
     enum delta_status st = DELTA_OK;
 
     name_machine(table->machine, sizeof table->machine);
-    table->peak = bench_peak_gflops();
     table->threads = (int)settings->threads;
     table->rounds = (size_t)settings->rounds;
     table->side = (size_t)settings->side;
