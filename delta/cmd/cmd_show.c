@@ -76,12 +76,12 @@ const char *cmd_freeze_name(enum delta_freeze_mode mode)
 
 const char *cmd_scope_name(const struct delta_entry *entry)
 {
-    return entry->live_only ? "live" : entry->grown_only ? "new" : "all";
+    return entry->live_only ? "live" : entry->grown_only ? "new" : entry->sparse ? "some" : "all";
 }
 
 const char *cmd_encoding_name(const struct delta_entry *entry)
 {
-    return entry->encoding == DELTA_ENCODING_RAW ? "raw" : "zstd";
+    return delta_encoding_name(entry->encoding);
 }
 
 uint64_t cmd_entry_total(const struct delta_entry *entry)

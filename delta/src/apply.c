@@ -69,29 +69,22 @@ static enum delta_status apply_entry(struct delta_model *model, struct delta_ten
                                      const struct delta_entry *entry, struct delta_digest *digest,
                                      struct delta_error *err)
 {
-    const enum delta_scope scope = entry->live_only    ? DELTA_SCOPE_LIVE
-                                   : entry->grown_only ? DELTA_SCOPE_NEW
-                                                       : DELTA_SCOPE_ALL;
+    const enum delta_scope scope = delta_entry_scope(entry);
     const size_t base_count = tensor->count;
-    uint32_t *values;
+    struct delta_coding coding = {entry->encoding, scope, (size_t)entry->elements};
+    struct delta_pull pull;
     enum delta_status st = take_shape(model, tensor, entry, reader->classes_added_count, err);
 
     if (st)
         return st;
     const size_t count = delta_scope_count(tensor, scope, base_count);
-    if (count != entry->elements)
-        return delta_fail(err, DELTA_MISMATCH, "brings %llu values, the base's plan has %zu places",
-                          (unsigned long long)entry->elements, count);
-    values = delta_calloc(count, sizeof *values);
-    if (!values)
-        return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu values", count);
-    delta_scope_gather(tensor, scope, base_count, tensor->data, values);
-    st = delta_codec_decode(entry->encoding,
-                            delta_bytes(reader->payload.data + entry->offset, (size_t)entry->bytes),
-                            values, count, err);
-    if (!st)
-        delta_scope_scatter(tensor, scope, base_count, values, tensor->data);
-    free(values);
+    if (scope != DELTA_SCOPE_SOME && count != coding.count)
+        return delta_fail(err, DELTA_MISMATCH, "brings %zu values, the base's plan has %zu places",
+                          coding.count, count);
+    delta_pull_memory(&pull,
+                      delta_bytes(reader->payload.data + entry->offset, (size_t)entry->bytes));
+    st = delta_codec_decode(&coding, &pull, tensor, base_count, (uint32_t *)(void *)tensor->data,
+                            err);
     if (st)
         return st;
     *digest = delta_sha256(delta_bytes(tensor->data, tensor->count * sizeof(float)));

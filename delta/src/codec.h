@@ -1,42 +1,63 @@
-/* Values of a delta: which elements of a tensor travel (scope), and how (encoding). Bit patterns
- * throughout, never arithmetic: what goes in comes out on every machine.
+/* Payloads of a delta: which encoding is smallest, and back. Exact throughout: what goes in comes
+ * out on every machine. The encodings themselves are in cell, quant and planes.
  */
 #ifndef DELTA_CODEC_H
 #define DELTA_CODEC_H
 
-#include "delta/delta.h"
+#include "positions.h"
 
-enum delta_scope {
-    DELTA_SCOPE_ALL,  /* every element */
-    DELTA_SCOPE_LIVE, /* live elements of the base's plan, grown rows included */
-    DELTA_SCOPE_NEW   /* elements behind the base's last one: grown rows */
+DELTA_MUST_USE enum delta_status
+delta_encoding_parse(const char *name, enum delta_encoding *encoding, struct delta_error *err);
+
+/* What is to be encoded: bit patterns of all elements of a tensor, before and after.
+ * `tensor` is the base's, grown to the target's shape (its data is not looked at). */
+struct delta_codec_job {
+    const struct delta_tensor *tensor;
+    size_t base_count; /* elements before it grew */
+    const uint32_t *base;
+    const uint32_t *target;
+    enum delta_choice choice; /* AUTO: the smallest; lossy ones: as AUTO */
+    int level;                /* zstd's; 0: default */
 };
 
-const char *delta_scope_name(enum delta_scope scope);
-DELTA_MUST_USE enum delta_status delta_scope_parse(const char *name, enum delta_scope *scope,
-                                                   struct delta_error *err);
+/* How it was encoded. */
+struct delta_coding {
+    enum delta_encoding encoding;
+    enum delta_scope scope;
+    size_t count; /* values */
+};
 
-/* Elements in scope. `tensor` is the base's, grown to the target's shape; `base_count` the number
- * of elements before it grew. */
-size_t delta_scope_count(const struct delta_tensor *tensor, enum delta_scope scope,
-                         size_t base_count);
-/* Copies bit patterns of the elements in scope: from `data`, laid out like `tensor`, to `values`,
- * or back. */
-void delta_scope_gather(const struct delta_tensor *tensor, enum delta_scope scope,
-                        size_t base_count, const float *data, uint32_t *values);
-void delta_scope_scatter(const struct delta_tensor *tensor, enum delta_scope scope,
-                         size_t base_count, const uint32_t *values, float *data);
+static inline enum delta_scope delta_entry_scope(const struct delta_entry *entry)
+{
+    return entry->live_only    ? DELTA_SCOPE_LIVE
+           : entry->grown_only ? DELTA_SCOPE_NEW
+           : entry->sparse     ? DELTA_SCOPE_SOME
+                               : DELTA_SCOPE_ALL;
+}
 
-/* Appends `values` to `out` in the encoding that came out smallest.
+/* The narrowest scope that holds every change; never SOME. */
+enum delta_scope delta_codec_scope(const struct delta_tensor *tensor, size_t base_count,
+                                   const uint32_t *base, const uint32_t *target);
+
+/* Appends the payload that came out smallest, and tells what it is. Something must have changed.
  *   fails    LIMIT (cap of out), NO_MEMORY */
-DELTA_MUST_USE enum delta_status delta_codec_encode(const uint32_t *values, const uint32_t *base,
-                                                    size_t count, int level, struct delta_buf *out,
-                                                    enum delta_encoding *encoding,
+DELTA_MUST_USE enum delta_status delta_codec_encode(const struct delta_codec_job *job,
+                                                    struct delta_buf *out,
+                                                    struct delta_coding *coding,
                                                     struct delta_error *err);
-/* Turns base values in place into target values.
- *   fails    FORMAT (not one zstd frame that states exactly 4*count bytes), NO_MEMORY */
-DELTA_MUST_USE enum delta_status delta_codec_decode(enum delta_encoding encoding,
-                                                    struct delta_bytes payload, uint32_t *values,
-                                                    size_t count, struct delta_error *err);
+
+/* Turns `data`, the patterns of all elements of the grown base tensor, into the target's.
+ * coding.count must be what the scope has (SOME: at most the elements).
+ * Memory: 1 MiB and what zstd takes for its window (new files 2 MiB, at most 4*count).
+ *   fails    FORMAT, IO, NO_MEMORY; the data is worth nothing then */
+DELTA_MUST_USE enum delta_status delta_codec_decode(const struct delta_coding *coding,
+                                                    struct delta_pull *pull,
+                                                    const struct delta_tensor *tensor,
+                                                    size_t base_count, uint32_t *data,
+                                                    struct delta_error *err);
+
+/* Bytes that no coder of this kind can go below: entropy of the cells plus the bits within them,
+ * and of the positions where these travel. For reports; `some` as the coding that was chosen. */
+double delta_codec_floor_bytes(const struct delta_codec_job *job, enum delta_scope scope);
 
 #endif

@@ -4,6 +4,7 @@
 #include "codec.h"
 #include "pack.h"
 #include "provenance.h"
+#include "rounding.h"
 
 /* One tensor of the base beside the target's of the same name. */
 struct change {
@@ -11,9 +12,8 @@ struct change {
     const struct delta_tensor *target;
     bool changed; /* values or shape */
     bool planned; /* freeze plan, beyond rows that grew */
-    enum delta_scope scope;
-    enum delta_encoding encoding;
-    size_t elements;
+    struct delta_rounding rounding;
+    struct delta_coding coding;
     size_t bytes;
     struct delta_digest sha256;
     struct delta_digest target_sha256;
@@ -25,7 +25,7 @@ struct work {
     size_t count;
     struct delta_buf payload;
     size_t classes_added;
-    int level;
+    const struct delta_options *options;
 };
 
 static enum delta_status check_pair(const struct delta_tensor *base,
@@ -99,37 +99,6 @@ static bool same_plan(const struct delta_freeze *a, const struct delta_freeze *b
            (a->count == 0 || memcmp(a->bits, b->bits, delta_freeze_bytes(a)) == 0);
 }
 
-/* A copy of the base's tensor with the target's shape: zero rows appended, plan extended. */
-static enum delta_status grown_copy(const struct delta_tensor *base, uint64_t rows,
-                                    struct delta_tensor *out, struct delta_error *err)
-{
-    enum delta_status st;
-
-    *out = *base;
-    out->freeze = (struct delta_freeze){DELTA_FREEZE_LIVE, NULL, 0};
-    out->data = delta_calloc_aligned(base->count, sizeof *out->data);
-    if (!out->data)
-        return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate tensor '%s'", base->name);
-    memcpy(out->data, base->data, base->count * sizeof *out->data);
-    st =
-        delta_tensor_set_freeze(out, base->freeze.mode, base->freeze.bits, base->freeze.count, err);
-    return st ? st : delta_tensor_grow(out, rows, err);
-}
-
-/* The narrowest scope that holds every change. */
-static enum delta_scope scope_of(const struct delta_tensor *grown,
-                                 const struct delta_tensor *target, size_t base_count)
-{
-    if (target->count > base_count &&
-        memcmp(grown->data, target->data, base_count * sizeof(float)) == 0)
-        return DELTA_SCOPE_NEW;
-    for (size_t i = 0; i < base_count; i++)
-        if (memcmp(&grown->data[i], &target->data[i], sizeof(float)) != 0 &&
-            delta_tensor_is_frozen(grown, i))
-            return DELTA_SCOPE_ALL;
-    return DELTA_SCOPE_LIVE;
-}
-
 static enum delta_status pad_payload(struct delta_buf *payload, struct delta_error *err)
 {
     size_t at = payload->len;
@@ -139,39 +108,39 @@ static enum delta_status pad_payload(struct delta_buf *payload, struct delta_err
     return delta_buf_extend(payload, at - payload->len, NULL, err);
 }
 
+static const uint32_t *patterns(const struct delta_tensor *tensor)
+{
+    return (const uint32_t *)(const void *)tensor->data;
+}
+
 static enum delta_status encode_values(struct work *work, struct change *change,
                                        const struct delta_tensor *grown, struct delta_error *err)
 {
-    const size_t base_count = change->base->count;
-    uint32_t *values, *from;
-    size_t start;
+    const struct delta_codec_job job = {.tensor = grown,
+                                        .base_count = change->base->count,
+                                        .base = patterns(grown),
+                                        .target = patterns(change->target),
+                                        .choice = work->options->encoding,
+                                        .level = work->options->zstd_level};
+    const struct delta_rounding *rounding = &change->rounding;
     enum delta_status st = pad_payload(&work->payload, err);
 
     if (st)
         return st;
-    start = work->payload.len;
-    change->scope = scope_of(grown, change->target, base_count);
-    change->elements = delta_scope_count(grown, change->scope, base_count);
-    values = delta_calloc(change->elements, sizeof *values);
-    from = delta_calloc(change->elements, sizeof *from);
-    if (!values || !from) {
-        st = delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu values", change->elements);
-        goto done;
+    const size_t start = work->payload.len;
+    if (rounding->payload.len && rounding->payload.len < 2 * rounding->coding.count) {
+        change->coding = rounding->coding;
+        st = delta_buf_append(&work->payload, rounding->payload.data, rounding->payload.len, err);
+    } else {
+        st = delta_codec_encode(&job, &work->payload, &change->coding, err);
     }
-    delta_scope_gather(grown, change->scope, base_count, change->target->data, values);
-    delta_scope_gather(grown, change->scope, base_count, grown->data, from);
-    st = delta_codec_encode(values, from, change->elements, work->level, &work->payload,
-                            &change->encoding, err);
     if (st)
-        goto done;
+        return st;
     change->bytes = work->payload.len - start;
     change->sha256 = delta_sha256(delta_bytes(work->payload.data + start, change->bytes));
     change->target_sha256 =
         delta_sha256(delta_bytes(change->target->data, change->target->count * sizeof(float)));
-done:
-    free(values);
-    free(from);
-    return st;
+    return DELTA_OK;
 }
 
 static enum delta_status encode_change(struct work *work, struct change *change,
@@ -187,7 +156,7 @@ static enum delta_status encode_change(struct work *work, struct change *change,
         change->planned = !same_plan(&base->freeze, &target->freeze);
         return change->changed ? encode_values(work, change, base, err) : DELTA_OK;
     }
-    st = grown_copy(base, target->shape[0] - base->shape[0], &grown, err);
+    st = delta_tensor_grown(base, target->shape[0] - base->shape[0], &grown, err);
     if (!st)
         change->planned = !same_plan(&grown.freeze, &target->freeze);
     if (!st)
@@ -227,15 +196,15 @@ static void put_entry(struct delta_msg_out *out, const struct change *change)
 {
     delta_msg_map(out, 8);
     delta_msg_str(out, "enc");
-    delta_msg_str(out, change->encoding == DELTA_ENCODING_RAW ? "raw" : "zstd");
+    delta_msg_str(out, delta_encoding_name(change->coding.encoding));
     delta_msg_str(out, "len");
     delta_msg_uint(out, change->bytes);
     delta_msg_str(out, "n");
-    delta_msg_uint(out, change->elements);
+    delta_msg_uint(out, change->coding.count);
     delta_msg_str(out, "name");
     delta_msg_str(out, change->target->name);
     delta_msg_str(out, "scope");
-    delta_msg_str(out, delta_scope_name(change->scope));
+    delta_msg_str(out, delta_scope_name(change->coding.scope));
     put_digest(out, "sha", &change->sha256);
     delta_msg_str(out, "shape");
     delta_shape_pack(out, change->target->rank, change->target->shape);
@@ -328,52 +297,117 @@ static enum delta_status encode_header(const struct ends *ends, const struct wor
     return delta_msg_scan(delta_buf_bytes(out), &used, err);
 }
 
+static bool rounds(const struct delta_options *options)
+{
+    return options->encoding == DELTA_CHOICE_BF16 || options->encoding == DELTA_CHOICE_INT8;
+}
+
+/* Rounds every tensor of `rounded`, the target's copy, before it gets its name. */
+static enum delta_status round_changes(struct work *work, struct delta_model *rounded,
+                                       struct delta_model *residual, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    for (size_t i = 0; i < work->count && !st; i++) {
+        struct change *change = &work->changes[i];
+        struct delta_tensor *left =
+            residual ? delta_model_find(residual, change->base->name) : NULL;
+        st = delta_round_tensor(&change->rounding, change->base,
+                                &rounded->tensors[change->target - rounded->tensors], left,
+                                work->options->encoding, work->options->step, err);
+        if (st)
+            st = delta_fail_in(err, st, "tensor '%s'", change->base->name);
+    }
+    return st;
+}
+
+static enum delta_status diff(struct work *work, struct ends *ends, const struct delta_model *base,
+                              delta_watch *watch, void *context, struct delta_buf *out,
+                              struct delta_error *err)
+{
+    const struct delta_model *target = ends->target_model;
+    const double total = (double)delta_model_bytes(target) / sizeof(float);
+    struct delta_buf header = {0};
+    double done = 0;
+    uint8_t *payload;
+    enum delta_status st = delta_model_digest(base, &ends->base, err);
+
+    if (!st)
+        st = delta_model_digest(target, &ends->target, err);
+    for (size_t i = 0; i < work->count && !st; i++) {
+        st = encode_change(work, &work->changes[i], err);
+        done += (double)work->changes[i].target->count;
+        if (watch)
+            watch(context, done, total);
+    }
+    if (!st)
+        st = encode_plans(work, err);
+    if (!st)
+        st = encode_header(ends, work, &header, err);
+    if (!st)
+        st = delta_frame_build(DELTA_CONTAINER_DELTA, delta_buf_bytes(&header), work->payload.len,
+                               out, &payload, err);
+    if (!st && work->payload.len)
+        memcpy(payload, work->payload.data, work->payload.len);
+    delta_buf_release(&header);
+    return st;
+}
+
+static void work_release(struct work *work)
+{
+    for (size_t i = 0; i < work->count && work->changes; i++)
+        delta_buf_release(&work->changes[i].rounding.payload);
+    free(work->changes);
+    delta_buf_release(&work->payload);
+}
+
 enum delta_status delta_diff_watched(const struct delta_model *base,
                                      const struct delta_model *target,
                                      const struct delta_options *options, delta_watch *watch,
                                      void *context, struct delta_buf *out, struct delta_error *err)
 {
+    static const struct delta_options defaults;
+    struct work work = {.options = options ? options : &defaults};
     struct ends ends = {.target_model = target,
                         .first_new = base->class_count,
-                        .provenance = options ? options->provenance : NULL};
-    struct work work = {.level = options ? options->zstd_level : 0};
-    struct delta_buf header = {0};
-    const double total = (double)delta_model_bytes(target) / sizeof(float);
-    double done = 0;
-    uint8_t *payload;
+                        .provenance = work.options->provenance};
+    struct delta_model rounded = DELTA_MODEL_INIT, residual = DELTA_MODEL_INIT;
+    const bool lossy = rounds(work.options);
     enum delta_status st = check_models(base, target, err);
 
     *out = (struct delta_buf){0};
     delta_buf_init(&work.payload, DELTA_CONTAINER_MAX);
     if (!st && ends.provenance)
         st = delta_provenance_check(ends.provenance, err);
-    if (!st)
-        st = delta_model_digest(base, &ends.base, err);
-    if (!st)
-        st = delta_model_digest(target, &ends.target, err);
+    if (!st && lossy) {
+        st = delta_model_copy(&rounded, target, err);
+        ends.target_model = &rounded;
+    }
+    if (!st && lossy && work.options->residual)
+        st = delta_residual_begin(&residual, work.options->residual, target, err);
     if (st)
         goto done;
     work.classes_added = target->class_count - base->class_count;
-    st = pair_up(base, target, &work, err);
-    for (size_t i = 0; i < work.count && !st; i++) {
-        st = encode_change(&work, &work.changes[i], err);
-        done += (double)work.changes[i].target->count;
-        if (watch)
-            watch(context, done, total);
+    st = pair_up(base, ends.target_model, &work, err);
+    if (!st && lossy)
+        st = round_changes(&work, &rounded, work.options->residual ? &residual : NULL, err);
+    if (!st)
+        st = diff(&work, &ends, base, watch, context, out, err);
+    if (st)
+        goto done;
+    if (lossy && work.options->residual) {
+        delta_model_release(work.options->residual);
+        *work.options->residual = residual;
+        residual = (struct delta_model)DELTA_MODEL_INIT;
     }
-    if (!st)
-        st = encode_plans(&work, err);
-    if (!st)
-        st = encode_header(&ends, &work, &header, err);
-    if (!st)
-        st = delta_frame_build(DELTA_CONTAINER_DELTA, delta_buf_bytes(&header), work.payload.len,
-                               out, &payload, err);
-    if (!st && work.payload.len)
-        memcpy(payload, work.payload.data, work.payload.len);
+    if (lossy && work.options->rounded) {
+        *work.options->rounded = rounded;
+        rounded = (struct delta_model)DELTA_MODEL_INIT;
+    }
 done:
-    free(work.changes);
-    delta_buf_release(&work.payload);
-    delta_buf_release(&header);
+    delta_model_release(&rounded);
+    delta_model_release(&residual);
+    work_release(&work);
     return st;
 }
 

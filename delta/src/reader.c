@@ -45,23 +45,33 @@ static enum delta_status read_encoding(struct delta_msg_value map, struct delta_
         st = delta_scope_parse(name, &scope, err);
     if (st)
         return st;
-    if (strcmp(enc, "raw") != 0 && strcmp(enc, "zstd") != 0)
-        return delta_fail(err, DELTA_UNSUPPORTED, "unknown encoding '%s'", enc);
-    entry->encoding = enc[0] == 'r' ? DELTA_ENCODING_RAW : DELTA_ENCODING_ZSTD;
+    st = delta_encoding_parse(enc, &entry->encoding, err);
     entry->live_only = scope == DELTA_SCOPE_LIVE;
     entry->grown_only = scope == DELTA_SCOPE_NEW;
-    return DELTA_OK;
+    entry->sparse = scope == DELTA_SCOPE_SOME;
+    if (!st && entry->sparse &&
+        (entry->encoding == DELTA_ENCODING_ZSTD || entry->encoding == DELTA_ENCODING_DIFF ||
+         entry->encoding == DELTA_ENCODING_INT8))
+        st = delta_fail(err, DELTA_UNSUPPORTED, "encoding '%s' with scope '%s'", enc, name);
+    return st;
 }
 
 /* Sizes that cannot be true are refused here, before anyone allocates by them. */
 static enum delta_status check_sizes(const struct delta_entry *entry, size_t count,
                                      struct delta_error *err)
 {
+    bool wrong;
+
     if (entry->elements == 0 || entry->elements > count)
         return delta_fail(err, DELTA_FORMAT, "%llu values for %zu elements",
                           (unsigned long long)entry->elements, count);
-    if (entry->encoding == DELTA_ENCODING_RAW ? entry->bytes != entry->elements * 4
-                                              : entry->bytes >= entry->elements * 4)
+    if (entry->sparse) /* positions take at most 47 bits each, values 41, and blocks a little */
+        wrong = entry->bytes > 11 * entry->elements + 4096;
+    else if (entry->encoding == DELTA_ENCODING_RAW)
+        wrong = entry->bytes != entry->elements * 4;
+    else
+        wrong = entry->bytes >= entry->elements * 4;
+    if (wrong)
         return delta_fail(err, DELTA_FORMAT, "%llu values do not make %llu bytes",
                           (unsigned long long)entry->elements, (unsigned long long)entry->bytes);
     return DELTA_OK;

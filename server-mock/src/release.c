@@ -84,7 +84,7 @@ static enum delta_status make_edge(struct server_keeper *keeper, const struct se
                                           .method = "merge",
                                           .software = "frostline " FROSTLINE_VERSION,
                                           .created_ms = delta_clock_wall_ms(&keeper->clock)};
-    const struct delta_options options = {&provenance, EDGE_ZSTD_LEVEL};
+    const struct delta_options options = {.provenance = &provenance, .zstd_level = EDGE_ZSTD_LEVEL};
     struct delta_model base = DELTA_MODEL_INIT;
     struct delta_buf file = {0};
     char path[SERVER_PATH_MAX];

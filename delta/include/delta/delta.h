@@ -26,9 +26,32 @@ struct delta_provenance {
     double new_recall;
 };
 
+/* What a maker of a delta wants. The first five keep every bit. */
+enum delta_choice {
+    DELTA_CHOICE_AUTO, /* per tensor what measures smallest */
+    DELTA_CHOICE_RAW,
+    DELTA_CHOICE_ZSTD,
+    DELTA_CHOICE_DIFF,
+    DELTA_CHOICE_CELL,
+    DELTA_CHOICE_BF16, /* changed values rounded to bfloat16 */
+    DELTA_CHOICE_INT8  /* moves rounded to a grid of `step` */
+};
+/* fails: USAGE (lists the names) */
+DELTA_MUST_USE enum delta_status delta_choice_parse(const char *name, enum delta_choice *choice,
+                                                    struct delta_error *err);
+
 struct delta_options {
     const struct delta_provenance *provenance; /* NULL: left out */
     int zstd_level;                            /* 0: default (9) */
+    enum delta_choice encoding;                /* another than AUTO: where it is below raw's size */
+    double step; /* INT8: grid in units of the root mean square move of a row; 0: default (0.25) */
+    /* BF16, INT8: error feedback. What rounding took away from earlier targets (as a model of the
+     * target's tensors; tensors it lacks count as zero, rows it lacks too) is added before rounding
+     * and replaced by what is taken away now. The caller keeps it. NULL: none */
+    struct delta_model *residual;
+    /* BF16, INT8: if not NULL, the target as rounded, which is where the delta leads; written on
+     * success only, owned by the caller. */
+    struct delta_model *rounded;
 };
 
 /* The difference; out is initialised here and holds an unsigned file image. Any two versions of
@@ -50,9 +73,14 @@ DELTA_MUST_USE enum delta_status delta_diff_watched(const struct delta_model *ba
                                                     struct delta_buf *out, struct delta_error *err);
 
 enum delta_encoding {
-    DELTA_ENCODING_RAW, /* float32 as they are */
-    DELTA_ENCODING_ZSTD /* XOR with the base, byte planes, zstd */
+    DELTA_ENCODING_RAW,  /* float32 as they are */
+    DELTA_ENCODING_ZSTD, /* XOR with the base, byte planes, zstd */
+    DELTA_ENCODING_DIFF, /* difference of bit patterns, byte planes, zstd */
+    DELTA_ENCODING_CELL, /* cells moved, entropy-coded; place within the cell */
+    DELTA_ENCODING_BF16, /* the same of bfloat16 values */
+    DELTA_ENCODING_INT8  /* base + q * scale, q entropy-coded */
 };
+const char *delta_encoding_name(enum delta_encoding encoding);
 
 /* One changed tensor as the header tells it. */
 struct delta_entry {
@@ -63,6 +91,7 @@ struct delta_entry {
     enum delta_encoding encoding;
     bool live_only;    /* values of live elements only, in order: no frozen element can change */
     bool grown_only;   /* values of rows that the base lacks: no element of the base can change */
+    bool sparse;       /* positions travel with the values: any element can change */
     uint64_t elements; /* values encoded */
     uint64_t offset;   /* into the payload area */
     uint64_t bytes;    /* encoded */

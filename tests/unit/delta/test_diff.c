@@ -449,74 +449,6 @@ static void reader_every_truncation_is_detected(void **state)
     forge_end(&f);
 }
 
-/* ---- codec ---- */
-
-static void codec_round_trip_of_every_kind_of_value(void **state)
-{
-    enum { N = 5000 };
-    struct delta_error err = DELTA_ERROR_INIT;
-    static uint32_t values[N], base[N], back[N];
-    uint64_t seed = 3;
-
-    (void)state;
-    for (int kind = 0; kind < 3; kind++) {
-        struct delta_buf out;
-        enum delta_encoding encoding;
-        for (size_t i = 0; i < N; i++) {
-            seed = seed * 6364136223846793005u + 1;
-            base[i] = (uint32_t)(seed >> 32);
-            values[i] = kind == 0 ? base[i] ^ (uint32_t)(seed >> 60) : (uint32_t)(seed >> 7);
-            if (kind == 2)
-                base[i] = 0;
-        }
-        delta_buf_init(&out, 1 << 20);
-        assert_ok(delta_codec_encode(values, base, N, 3, &out, &encoding, &err));
-        assert_int_equal(encoding, kind == 0 ? DELTA_ENCODING_ZSTD : DELTA_ENCODING_RAW);
-        assert_true(out.len <= sizeof values);
-        memcpy(back, base, sizeof back);
-        assert_ok(delta_codec_decode(encoding, delta_buf_bytes(&out), back, N, &err));
-        assert_memory_equal(back, values, sizeof values);
-        delta_buf_release(&out);
-    }
-}
-
-static void codec_refuses_frames_that_lie(void **state)
-{
-    struct delta_error err = DELTA_ERROR_INIT;
-    static uint8_t zeros[1 << 20];
-    uint8_t frame[4096];
-    uint32_t values[64] = {0};
-    size_t len;
-    ZSTD_CCtx *ctx = ZSTD_createCCtx();
-
-    (void)state;
-    /* a bomb: a megabyte stated where 256 bytes are due */
-    len = ZSTD_compress(frame, sizeof frame, zeros, sizeof zeros, 19);
-    assert_status(
-        delta_codec_decode(DELTA_ENCODING_ZSTD, delta_bytes(frame, len), values, 64, &err),
-        DELTA_FORMAT);
-    /* the size left unsaid */
-    ZSTD_CCtx_setParameter(ctx, ZSTD_c_contentSizeFlag, 0);
-    len = ZSTD_compress2(ctx, frame, sizeof frame, zeros, 256);
-    assert_status(
-        delta_codec_decode(DELTA_ENCODING_ZSTD, delta_bytes(frame, len), values, 64, &err),
-        DELTA_FORMAT);
-    ZSTD_freeCCtx(ctx);
-    len = ZSTD_compress(frame, sizeof frame, zeros, 256, 19);
-    assert_ok(delta_codec_decode(DELTA_ENCODING_ZSTD, delta_bytes(frame, len), values, 64, &err));
-    for (size_t cut = 0; cut < len; cut++)
-        assert_status(
-            delta_codec_decode(DELTA_ENCODING_ZSTD, delta_bytes(frame, cut), values, 64, &err),
-            DELTA_FORMAT);
-    /* a second frame behind the first */
-    const size_t more = ZSTD_compress(frame + len, sizeof frame - len, "x", 1, 3);
-    assert_status(
-        delta_codec_decode(DELTA_ENCODING_ZSTD, delta_bytes(frame, len + more), values, 64, &err),
-        DELTA_FORMAT);
-    assert_status(delta_codec_decode(DELTA_ENCODING_RAW, delta_bytes(zeros, 255), values, 64, &err),
-                  DELTA_FORMAT);
-}
-
 /* ---- trust ---- */
 
 static void trust_takes_signed_deltas_of_trusted_bases_only(void **state)
@@ -567,8 +499,6 @@ int main(void)
         cmocka_unit_test(apply_checks_every_digest),
         cmocka_unit_test(reader_every_flipped_bit_is_detected),
         cmocka_unit_test(reader_every_truncation_is_detected),
-        cmocka_unit_test(codec_round_trip_of_every_kind_of_value),
-        cmocka_unit_test(codec_refuses_frames_that_lie),
         cmocka_unit_test(trust_takes_signed_deltas_of_trusted_bases_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,6 +11,7 @@
 #include "delta/msg.h"
 #include "delta/safetensors.h"
 #include "delta_fixture.h"
+#include "quant.h"
 
 static uint64_t seed;
 
@@ -203,29 +204,73 @@ static void mutated_deltas(void **state)
     delta_model_release(&target);
 }
 
-/* In a file the payload's digest would speak first: here the decoder is alone. */
-static enum delta_status parse_zstd(struct delta_bytes bytes, void *context)
-{
-    uint32_t values[256] = {0};
+/* In a file the payload's digest would speak first: here the decoders are alone. */
+#define VALUES 300
 
-    (void)context;
-    return delta_codec_decode(DELTA_ENCODING_ZSTD, bytes, values, 256, NULL);
+static enum delta_status parse_payload(struct delta_bytes bytes, void *context)
+{
+    static uint32_t values[VALUES];
+    const struct delta_tensor tensor = {.rank = 2, .shape = {3, VALUES / 3}, .count = VALUES};
+    struct delta_pull pull;
+
+    memset(values, 0x3f, sizeof values);
+    delta_pull_memory(&pull, bytes);
+    return delta_codec_decode(context, &pull, &tensor, VALUES, values, NULL);
 }
 
 static void mutated_payloads(void **state)
 {
+    static const struct {
+        const char *name;
+        enum delta_choice choice;
+        enum delta_encoding want;
+        uint32_t mask, stride;
+    } rows[] = {
+        {"zstd payload", DELTA_CHOICE_ZSTD, DELTA_ENCODING_ZSTD, UINT32_MAX, 1},
+        {"diff payload", DELTA_CHOICE_DIFF, DELTA_ENCODING_DIFF, UINT32_MAX, 1},
+        {"cell payload", DELTA_CHOICE_CELL, DELTA_ENCODING_CELL, UINT32_MAX, 1},
+        {"bf16 payload", DELTA_CHOICE_CELL, DELTA_ENCODING_BF16, 0xffff0000, 1},
+        {"cell payload with positions", DELTA_CHOICE_CELL, DELTA_ENCODING_CELL, UINT32_MAX, 9}};
+    const struct delta_tensor tensor = {.rank = 2, .shape = {3, VALUES / 3}, .count = VALUES};
     struct delta_error err = DELTA_ERROR_INIT;
-    uint32_t values[256], base[256] = {0};
-    enum delta_encoding encoding;
+    uint32_t values[VALUES], base[VALUES];
+
+    (void)state;
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        struct delta_coding coding;
+        struct delta_buf out;
+        memset(base, 0x3f, sizeof base);
+        for (uint32_t i = 0; i < VALUES; i++)
+            values[i] = i % rows[row].stride ? base[i] : (base[i] + i * i * 777) & rows[row].mask;
+        const struct delta_codec_job job = {&tensor, VALUES, base, values, rows[row].choice, 1};
+        delta_buf_init(&out, 1 << 16);
+        assert_ok(delta_codec_encode(&job, &out, &coding, &err));
+        assert_int_equal(coding.encoding, rows[row].want);
+        hammer(rows[row].name, delta_buf_bytes(&out), parse_payload, &coding, rounds());
+        delta_buf_release(&out);
+    }
+}
+
+static void mutated_int8_payloads(void **state)
+{
+    const struct delta_tensor tensor = {.rank = 2, .shape = {3, VALUES / 3}, .count = VALUES};
+    struct delta_coding coding = {DELTA_ENCODING_INT8, DELTA_SCOPE_ALL, VALUES};
+    struct delta_error err = DELTA_ERROR_INIT;
+    uint32_t values[VALUES], base[VALUES];
+    struct delta_quant quant;
     struct delta_buf out;
 
     (void)state;
-    for (uint32_t i = 0; i < 256; i++)
-        values[i] = 0x3f800000 + i * i;
-    delta_buf_init(&out, 4096);
-    assert_ok(delta_codec_encode(values, base, 256, 0, &out, &encoding, &err));
-    assert_int_equal(encoding, DELTA_ENCODING_ZSTD);
-    hammer("zstd payload", delta_buf_bytes(&out), parse_zstd, NULL, rounds());
+    memset(base, 0x3f, sizeof base);
+    for (uint32_t i = 0; i < VALUES; i++)
+        values[i] = base[i] + i * 777;
+    assert_ok(
+        delta_quant_round(&quant, &tensor, DELTA_SCOPE_ALL, VALUES, 0.25, base, values, &err));
+    assert_true(quant.rows);
+    delta_buf_init(&out, 1 << 16);
+    assert_ok(delta_quant_put(&out, &quant, &err));
+    hammer("int8 payload", delta_buf_bytes(&out), parse_payload, &coding, rounds());
+    delta_quant_release(&quant);
     delta_buf_release(&out);
 }
 
@@ -265,9 +310,9 @@ static void mutated_messages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mutated_models),   cmocka_unit_test(mutated_deltas),
-        cmocka_unit_test(mutated_payloads), cmocka_unit_test(mutated_safetensors),
-        cmocka_unit_test(mutated_messages),
+        cmocka_unit_test(mutated_models),      cmocka_unit_test(mutated_deltas),
+        cmocka_unit_test(mutated_payloads),    cmocka_unit_test(mutated_int8_payloads),
+        cmocka_unit_test(mutated_safetensors), cmocka_unit_test(mutated_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

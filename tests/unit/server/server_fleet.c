@@ -171,7 +171,7 @@ void device_learn(const struct device *device, const struct delta_model *base,
 {
     struct delta_provenance provenance = {
         .method = "frostline", .software = "frostline test", .new_samples = learned->new_samples};
-    const struct delta_options options = {&provenance, 3};
+    const struct delta_options options = {.provenance = &provenance, .zstd_level = 3};
     struct delta_model target;
     struct delta_error err = DELTA_ERROR_INIT;
 
