@@ -60,6 +60,7 @@ struct blas_conv {
     void (*dweight)(const struct blas_job *job);
 };
 extern const struct blas_conv blas_conv_gemm;      /* any shape, one group */
+extern const struct blas_conv blas_conv_winograd;  /* where blas_winograd_fits */
 extern const struct blas_conv blas_conv_depthwise; /* one channel a group */
 
 /* conv.c: chooses among them by the shape. */
@@ -67,6 +68,8 @@ DELTA_MUST_USE enum delta_status blas_conv_prepare(struct blas *blas, const stru
                                                    bool train, struct delta_error *err);
 void blas_conv_forward(const struct blas_job *job);
 void blas_conv_backward(const struct blas_job *job);
+
+bool blas_winograd_fits(const struct learner_op *op);
 
 /* For algorithms that do not add up op->sums themselves: reads y once more. */
 void blas_conv_sums(const struct blas_job *job);

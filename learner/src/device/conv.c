@@ -3,7 +3,10 @@
 
 static const struct blas_conv *algorithm(const struct learner_op *op)
 {
-    return op->groups > 1 ? &blas_conv_depthwise : &blas_conv_gemm;
+    if (op->groups > 1)
+        return &blas_conv_depthwise;
+    return blas_winograd_fits(op) && op->in.h > 2 && op->in.w > 2 ? &blas_conv_winograd
+                                                                  : &blas_conv_gemm;
 }
 
 enum delta_status blas_conv_prepare(struct blas *blas, const struct learner_op *op, bool train,

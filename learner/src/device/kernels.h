@@ -54,6 +54,47 @@ struct learner_gemm {
     size_t col_first, col_end;
 };
 
+/* Winograd's F(4x4, 3x3): a tile of 6x6 inputs or 4x4 outputs becomes 36 points, [point][...] with
+ * `point` floats from one to the next. All counts of channels are multiples of
+ * LEARNER_KERNEL_LANES_MAX. */
+#define LEARNER_WINOGRAD_POINTS 36
+
+struct learner_winograd_tile {
+    size_t h, w, stride; /* of the image; floats from one pixel to the next */
+    ptrdiff_t top, left; /* of the tile; what lies outside is zero, or not written */
+    size_t channels;
+};
+
+/* y (+)= the output; in order of precedence: act(output * gain + offset + residual) if norm,
+ * sums of output - mean and of its square are added to if sum. */
+struct learner_winograd_output {
+    float *y;
+    bool add;
+    const struct learner_kernel_norm *norm; /* its stride does not count */
+    const float *residual;                  /* like y, or NULL */
+    const float *mean;                      /* [channels] */
+    float *sum, *square;
+};
+
+/* rows x cols filters of 3x3; rotated: by half a turn */
+struct learner_winograd_weights {
+    const float *weight;
+    size_t row_stride, col_stride, rows, cols;
+    bool rotated;
+};
+
+/* For each point: c[rows][cols] (+)= a[rows][depth] b[depth][cols]; a_transposed:
+ * a[depth][rows]. Each value's sum runs over depth in order. cols is a multiple of
+ * LEARNER_KERNEL_LANES_MAX. */
+struct learner_winograd_product {
+    const float *a, *b;
+    float *c;
+    size_t rows, cols, depth;
+    size_t a_stride, b_stride, c_stride; /* of rows as stored */
+    size_t a_point, b_point, c_point;
+    bool a_transposed, add;
+};
+
 struct learner_kernels {
     const char *name; /* "avx512" "avx2" "base" */
     size_t lanes;     /* floats of a vector */
@@ -64,8 +105,8 @@ struct learner_kernels {
     /* of each panel but the last of a matrix so wide */
     size_t (*gemm_panel_cols)(size_t cols);
     size_t (*gemm_packed_floats)(size_t depth, size_t cols); /* depth: of all taps together */
-    /* Packs rows k_first.. of B, which has k_total: b[k * k_stride + col * col_stride], k < depth.
-     * All of B: k_first 0, depth = k_total. */
+    /* Packs rows k_first.. of B, which has k_total: b[k * k_stride + col * col_stride], k <
+     * depth. All of B: k_first 0, depth = k_total. */
     void (*gemm_pack)(float *packed, const float *b, size_t k_stride, size_t col_stride,
                       size_t depth, size_t cols, size_t k_first, size_t k_total);
 
@@ -89,6 +130,20 @@ struct learner_kernels {
     void (*norm_apply)(const struct learner_kernel_norm_back *back, size_t first, size_t pixels);
     void (*norm_apply_fixed)(const struct learner_kernel_norm_back *back, size_t first,
                              size_t pixels);
+    /* v[36][channels]; norm: of the input, not of the padding; or NULL; its stride does not count
+     */
+    void (*winograd_input)(const struct learner_winograd_tile *tile, const float *image,
+                           const struct learner_kernel_norm *norm, float *v, size_t point);
+    /* v[36][channels] of a tile of 4x4 output gradients */
+    void (*winograd_gradient)(const struct learner_winograd_tile *tile, const float *image,
+                              float *v, size_t point);
+    void (*winograd_output)(const struct learner_winograd_tile *tile,
+                            const struct learner_winograd_output *out, const float *m,
+                            size_t point);
+    void (*winograd_weights)(const struct learner_winograd_weights *w, float *u, size_t point);
+    /* dweight[cols][9] (+)= of du[36][cols] */
+    void (*winograd_dweight)(const float *du, size_t point, size_t cols, float *dweight, bool add);
+    void (*winograd_product)(const struct learner_winograd_product *product);
 };
 
 /* The named one; without a name that of the environment's FROSTLINE_KERNELS; without that, too, the

@@ -11,6 +11,7 @@
 
 #include "kernels_gemm.h"
 #include "kernels_norm.h"
+#include "kernels_winograd.h"
 
 const struct learner_kernels TABLE = {
     .name = NAME,
@@ -27,6 +28,12 @@ const struct learner_kernels TABLE = {
     .norm_reduce = norm_reduce,
     .norm_apply = norm_apply,
     .norm_apply_fixed = norm_apply_fixed,
+    .winograd_input = winograd_input,
+    .winograd_gradient = winograd_gradient,
+    .winograd_output = winograd_output,
+    .winograd_weights = winograd_weights,
+    .winograd_dweight = winograd_dweight,
+    .winograd_product = winograd_product,
 };
 
 #endif
