@@ -1,5 +1,6 @@
-/* Architectures as data: a table row becomes a list of layers in execution order. The list is all
- * that the net, the initialiser and the checks know; they contain no architecture's name. */
+/* Architectures as data: a row of network_table.c becomes a list of layers in execution order. The
+ * list is all that the net, the initialiser and the checks know; they contain no architecture's
+ * name. */
 #ifndef LEARNER_ARCH_H
 #define LEARNER_ARCH_H
 
@@ -12,6 +13,7 @@
 
 enum learner_layer_kind {
     LEARNER_LAYER_CONV, /* convolution, batch norm, optional residual, activation */
+    LEARNER_LAYER_MAX_POOL,
     LEARNER_LAYER_POOL, /* mean over the plane */
     LEARNER_LAYER_HEAD  /* linear with bias */
 };
@@ -22,8 +24,10 @@ struct learner_layer {
     char norm[LEARNER_LAYER_NAME]; /* CONV: of the batch norm */
     int input, residual;           /* earlier layers, or INPUT, NONE */
     struct learner_shape in, out;
-    size_t kernel, stride, pad;
+    size_t kernel, stride, pad; /* CONV, MAX_POOL */
+    size_t groups;              /* CONV: 1, or in.c = out.c */
     enum learner_act act;
+    double init_std; /* HEAD: an untrained one is normal with zero bias; 0: uniform */
 };
 
 struct learner_layers {

@@ -125,7 +125,7 @@ static void plan_layer(struct learner_net *net, struct plan *plan, size_t l, boo
 
     output_times(net, l, &last_read, &first_gradient);
     /* what a caller looks at, and all activations of a net that trains, stay */
-    if (net->train || !is_conv)
+    if (net->train || layer->kind == LEARNER_LAYER_POOL || layer->kind == LEARNER_LAYER_HEAD)
         last_read = end;
     add_item(plan, &memory->y, net->batch, count, time_conv(l), last_read);
     if (is_conv) {
@@ -198,7 +198,7 @@ static void conv_fields(const struct learner_net *net, size_t l, struct learner_
     op->kernel = layer->kernel;
     op->stride = layer->stride;
     op->pad = layer->pad;
-    op->groups = 1;
+    op->groups = layer->groups;
     op->x = layer->input < 0 ? net->input : net->memory[layer->input].y;
     op->dx = layer->input < 0 ? NULL : net->memory[layer->input].dy;
     op->y = net->memory[l].z;
@@ -235,15 +235,21 @@ static void norm_fields(const struct learner_net *net, size_t l, struct learner_
     op->inv_std = memory->inv_std;
 }
 
-static void tail_fields(const struct learner_net *net, size_t l, struct learner_op *op)
+static void plain_fields(const struct learner_net *net, size_t l, struct learner_op *op)
 {
+    static const enum learner_op_kind kinds[] = {[LEARNER_LAYER_MAX_POOL] = LEARNER_OP_MAX_POOL,
+                                                 [LEARNER_LAYER_POOL] = LEARNER_OP_POOL,
+                                                 [LEARNER_LAYER_HEAD] = LEARNER_OP_LINEAR};
     const struct learner_layer *layer = &net->layers.items[l];
     const struct learner_param *param = &net->params[net->first_param[l]];
 
-    op->kind = layer->kind == LEARNER_LAYER_POOL ? LEARNER_OP_POOL : LEARNER_OP_LINEAR;
+    op->kind = kinds[layer->kind];
     op->name = layer->name;
     op->in = layer->in;
     op->out = layer->out;
+    op->kernel = layer->kernel;
+    op->stride = layer->stride;
+    op->pad = layer->pad;
     op->x = net->memory[layer->input].y;
     op->dx = net->memory[layer->input].dy;
     op->y = net->memory[l].y;
@@ -328,7 +334,7 @@ enum delta_status learner_graph_build(struct learner_net *net, struct delta_erro
             conv_fields(net, l, op);
             norm_fields(net, l, &net->ops[net->op_count++]);
         } else {
-            tail_fields(net, l, op);
+            plain_fields(net, l, op);
         }
         if (fuses)
             net->fused[net->fused_count++] = is_conv ? fused_op(net, l) : *op;

@@ -42,12 +42,12 @@ static size_t layer_specs(const struct learner_layer *layer,
                           struct param_spec out[LEARNER_LAYER_PARAMS])
 {
     memset(out, 0, LEARNER_LAYER_PARAMS * sizeof *out);
-    if (layer->kind == LEARNER_LAYER_POOL)
+    if (layer->kind == LEARNER_LAYER_POOL || layer->kind == LEARNER_LAYER_MAX_POOL)
         return 0;
     snprintf(out[0].name, sizeof out[0].name, "%s.weight", layer->name);
     out[0].learns = out[0].decays = true;
     out[0].shape[0] = layer->out.c;
-    out[0].shape[1] = layer->in.c;
+    out[0].shape[1] = layer->in.c / layer->groups;
     if (layer->kind == LEARNER_LAYER_CONV) {
         out[0].rank = 4;
         out[0].shape[2] = out[0].shape[3] = layer->kernel;
@@ -57,8 +57,10 @@ static size_t layer_specs(const struct learner_layer *layer,
         return 1 + norm_specs(layer, out + 1);
     }
     out[0].rank = 2;
-    out[0].fill = out[1].fill = FILL_UNIFORM;
-    out[0].fill_scale = out[1].fill_scale = 1.0 / sqrt((double)layer->in.c);
+    out[0].fill = layer->init_std > 0 ? FILL_NORMAL : FILL_UNIFORM;
+    out[1].fill = layer->init_std > 0 ? FILL_ZERO : FILL_UNIFORM;
+    out[0].fill_scale = out[1].fill_scale =
+        layer->init_std > 0 ? layer->init_std : 1.0 / sqrt((double)layer->in.c);
     snprintf(out[1].name, sizeof out[1].name, "%s.bias", layer->name);
     out[1].rank = 1;
     out[1].shape[0] = layer->out.c;

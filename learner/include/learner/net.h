@@ -75,8 +75,10 @@ DELTA_MUST_USE enum delta_status learner_net_store(const struct learner_net *net
                                                    struct delta_model *model,
                                                    struct delta_error *err);
 
-/* An untrained model: Kaiming-normal (fan out) convolutions, ones/zeros in batch norms, uniform
- * head, as torchvision initialises; from a seed. classes: ids in output order. */
+/* An untrained model: Kaiming-normal (fan out) convolutions, ones/zeros in batch norms, a head that
+ * is uniform (ResNets) or normal with zero bias (MobileNetV2), as torchvision initialises; from a
+ * seed. classes: ids in output order.
+ *   fails    UNSUPPORTED (name, stem), LIMIT (width, input, classes), NO_MEMORY */
 DELTA_MUST_USE enum delta_status learner_net_init_model(struct delta_model *out,
                                                         const struct delta_arch *arch,
                                                         const struct delta_class_id *classes,

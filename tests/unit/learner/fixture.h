@@ -5,8 +5,20 @@
 #include "harness.h"
 #include "learner/net.h"
 
-/* An untrained resnet18 with CIFAR stem whose batch norms hold non-trivial numbers, so that no
- * error hides behind scale 1 and shift 0. Fails the test on error. */
+struct fixture_row {
+    const char *arch, *stem;
+    uint32_t width, side;
+};
+
+/* Small versions of every network and stem; odd sizes on purpose. */
+extern const struct fixture_row fixture_rows[];
+extern const size_t fixture_row_count;
+
+/* An untrained network whose batch norms hold non-trivial numbers, so that no error hides behind
+ * scale 1 and shift 0. Fails the test on error. */
+void fixture_network(struct delta_model *out, const struct fixture_row *row, size_t classes,
+                     uint64_t seed);
+/* resnet18 with CIFAR stem */
 void fixture_model(struct delta_model *out, uint32_t width, uint32_t side, size_t classes,
                    uint64_t seed);
 struct learner_net *fixture_net(const struct delta_model *model, const char *device, size_t batch,
