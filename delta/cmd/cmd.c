@@ -11,7 +11,7 @@ const char *cmd_kind_name(enum cmd_kind kind)
     return names[kind];
 }
 
-static enum delta_status parse(struct cmd_file *file, struct delta_error *err)
+static enum delta_status parse_kind(struct cmd_file *file, struct delta_error *err)
 {
     const struct delta_bytes bytes = delta_buf_bytes(&file->bytes);
     enum delta_container_kind kind;
@@ -39,6 +39,13 @@ static enum delta_status parse(struct cmd_file *file, struct delta_error *err)
     return delta_model_decode(&file->model, bytes, &file->version, err);
 }
 
+enum delta_status cmd_file_parse(struct cmd_file *file, struct delta_error *err)
+{
+    const enum delta_status st = parse_kind(file, err);
+
+    return st ? delta_fail_in(err, st, "'%s'", file->path) : DELTA_OK;
+}
+
 enum delta_status cmd_file_open(struct cmd_file *out, const char *path, struct delta_error *err)
 {
     enum delta_status st;
@@ -48,12 +55,10 @@ enum delta_status cmd_file_open(struct cmd_file *out, const char *path, struct d
     if (st)
         return st;                        /* names the file already */
     out->bytes.cap = CMD_FILE_MAX + 4096; /* room for a signature */
-    st = parse(out, err);
-    if (st) {
+    st = cmd_file_parse(out, err);
+    if (st)
         cmd_file_release(out);
-        return delta_fail_in(err, st, "'%s'", path);
-    }
-    return DELTA_OK;
+    return st;
 }
 
 enum delta_status cmd_model_open(struct cmd_file *out, const char *path, struct delta_error *err)

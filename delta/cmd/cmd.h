@@ -28,6 +28,8 @@ int cmd_invert(int argc, char **argv);
 int cmd_keygen(int argc, char **argv);
 int cmd_log(int argc, char **argv);
 int cmd_make(int argc, char **argv);
+int cmd_pull(int argc, char **argv);
+int cmd_push(int argc, char **argv);
 int cmd_sign(int argc, char **argv);
 int cmd_squash(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
@@ -53,6 +55,8 @@ struct cmd_file {
 /* out: end with cmd_file_release(); errors name the file. */
 DELTA_MUST_USE enum delta_status cmd_file_open(struct cmd_file *out, const char *path,
                                                struct delta_error *err);
+/* Fills the rest of a file whose path and bytes are set; release it either way. */
+DELTA_MUST_USE enum delta_status cmd_file_parse(struct cmd_file *file, struct delta_error *err);
 /* As above, but a delta is FORMAT. */
 DELTA_MUST_USE enum delta_status cmd_model_open(struct cmd_file *out, const char *path,
                                                 struct delta_error *err);

@@ -19,6 +19,8 @@ int delta_cli_main(int argc, char **argv)
         {"sign", "sign a model or delta", cmd_sign},
         {"import", "safetensors or npz to .flm", cmd_import},
         {"export", "model to safetensors or npz", cmd_export},
+        {"push", "put a model or delta into an OCI image layout", cmd_push},
+        {"pull", "get one out of it, or list them", cmd_pull},
         {NULL, NULL, NULL},
     };
 

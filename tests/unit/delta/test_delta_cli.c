@@ -485,6 +485,35 @@ static void cli_exports_and_imports_npz(void **state)
     json_decref(root);
 }
 
+static void cli_pushes_and_pulls(void **state)
+{
+    char dir[300], out[300];
+
+    (void)state;
+    in_scratch(dir, "layout");
+    in_scratch(out, "pulled.fld");
+    harness_run(&r, PROGRAM, "push", dir, fld, "--name", "cam/1", NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "pull", dir, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_string_equal(text(json_array_get(json_object_get(root, "names"), 0), "name"), "cam/1");
+    json_decref(root);
+    harness_run(&r, PROGRAM, "pull", dir, "cam/1", "--out", out, "--key", other, NULL);
+    assert_int_equal(r.status, 4);
+    assert_int_not_equal(access(out, F_OK), 0); /* nothing is written that fails */
+    harness_run(&r, PROGRAM, "pull", dir, "cam/1", "--out", out, "--key", pub, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "verify", out, "--key", pub, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "pull", dir, "cam/2", "--out", out, NULL);
+    assert_int_equal(r.status, 3);
+    harness_run(&r, PROGRAM, "pull", dir, "cam/1", NULL);
+    assert_int_equal(r.status, 2);
+    harness_run(&r, PROGRAM, "push", scratch.path, fld, "--name", "x", NULL);
+    assert_int_equal(r.status, 3);
+}
+
 /* Whatever is no file of ours: one line and the exit status of its class. */
 static void cli_refuses_what_is_none_of_ours(void **state)
 {
@@ -519,9 +548,9 @@ static void cli_refuses_what_is_none_of_ours(void **state)
 
 static void cli_usage(void **state)
 {
-    static const char *const verbs[] = {"inspect", "verify", "log",    "diff",   "cat",
-                                        "make",    "apply",  "invert", "squash", "digest",
-                                        "keygen",  "sign",   "import", "export"};
+    static const char *const verbs[] = {"inspect", "verify", "log",    "diff",   "cat",    "make",
+                                        "apply",   "invert", "squash", "digest", "keygen", "sign",
+                                        "import",  "export", "push",   "pull"};
 
     (void)state;
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
@@ -591,6 +620,7 @@ int main(void)
         cmocka_unit_test(cli_refuses_what_is_none_of_ours),
         cmocka_unit_test(cli_log_tells_the_chain),
         cmocka_unit_test(cli_exports_and_imports_npz),
+        cmocka_unit_test(cli_pushes_and_pulls),
         cmocka_unit_test(cli_usage),
         cmocka_unit_test(cli_runs_in_process),
         cmocka_unit_test(cli_full_disk_keeps_the_old_file),
