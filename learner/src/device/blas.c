@@ -11,6 +11,7 @@ static void blas_close(struct learner_device *device)
     struct blas *blas = (struct blas *)device;
 
     learner_pool_free(blas->pool);
+    blas_packed_release(blas);
     free(blas->scratch);
     free(blas->shared);
     free(blas->fold);
@@ -66,7 +67,7 @@ static size_t blas_memory_bytes(const struct learner_device *device)
     const struct blas *blas = (const struct blas *)device;
 
     return (learner_pool_members(blas->pool) * blas->scratch_floats + blas->shared_floats +
-            2 * blas->fold_channels) *
+            2 * blas->fold_channels + blas_packed_floats(blas)) *
            sizeof(float);
 }
 

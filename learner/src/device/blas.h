@@ -6,6 +6,18 @@
 #include "kernels.h"
 #include "pool.h"
 
+enum blas_packed_kind { BLAS_PACKED_FORWARD, BLAS_PACKED_WINOGRAD };
+
+struct blas_packed {
+    const float *weight; /* whose; borrowed */
+    enum blas_packed_kind kind;
+    float *data; /* owned */
+    size_t floats;
+    uint64_t version; /* of the weights it was made of; 0: none */
+};
+
+#define BLAS_PACKED_MAX 256
+
 struct blas {
     struct learner_device device;
     struct learner_pool *pool;
@@ -19,6 +31,9 @@ struct blas {
     float *fold;
     size_t fold_channels;
     struct learner_kernel_norm norm;
+    struct blas_packed packed[BLAS_PACKED_MAX]; /* reserved by prepare */
+    size_t packed_count;
+    const struct blas_conv *algorithm; /* of convolutions of one group; NULL: by their shape */
 };
 
 static inline float blas_activate(enum learner_act act, float v)
@@ -48,6 +63,18 @@ DELTA_MUST_USE enum delta_status blas_scratch(struct blas *blas, size_t member_f
 /* At least `want` floats times `copies`, zeroed; contents are lost when it grows. NULL: no memory
  */
 float *blas_grow(float *block, size_t *have, size_t want, size_t copies);
+/* blas_packed.c: weights in the order that a kernel wants. A net for inference reserves a place for
+ * them; without one (training, where they change each step) the caller packs into blas->shared,
+ * which it has asked for.
+ *   fails    NO_MEMORY, LIMIT */
+DELTA_MUST_USE enum delta_status blas_packed_reserve(struct blas *blas, const struct learner_op *op,
+                                                     enum blas_packed_kind kind, size_t floats,
+                                                     struct delta_error *err);
+/* The place reserved for op->weight, or NULL. stale: pack them (now); version: of the pass. */
+float *blas_packed_weights(struct blas *blas, const struct learner_op *op,
+                           enum blas_packed_kind kind, uint64_t version, bool *stale);
+size_t blas_packed_floats(const struct blas *blas);
+void blas_packed_release(struct blas *blas);
 
 /* One way to compute convolutions. forward is CONV and CONV_NORM; dx is called only where wanted,
  * dweight likewise (op->live: only those rows). What they need was asked for in prepare. */

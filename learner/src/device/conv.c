@@ -1,10 +1,12 @@
 /* Which algorithm computes a convolution. */
 #include "blas.h"
 
-static const struct blas_conv *algorithm(const struct learner_op *op)
+static const struct blas_conv *algorithm(const struct blas *blas, const struct learner_op *op)
 {
     if (op->groups > 1)
         return &blas_conv_depthwise;
+    if (blas->algorithm)
+        return blas->algorithm;
     return blas_winograd_fits(op) && op->in.h > 2 && op->in.w > 2 ? &blas_conv_winograd
                                                                   : &blas_conv_gemm;
 }
@@ -25,7 +27,7 @@ enum delta_status blas_conv_prepare(struct blas *blas, const struct learner_op *
             return delta_fail(err, DELTA_NO_MEMORY, "no memory for the batch norm of layer '%s'",
                               op->name);
     }
-    return algorithm(op)->prepare(blas, op, train, err);
+    return algorithm(blas, op)->prepare(blas, op, train, err);
 }
 
 void blas_conv_sums(const struct blas_job *job)
@@ -38,12 +40,12 @@ void blas_conv_forward(const struct blas_job *job)
 {
     if (job->op->kind == LEARNER_OP_CONV_NORM)
         blas_norm_fold(job->blas, job->op);
-    algorithm(job->op)->forward(job);
+    algorithm(job->blas, job->op)->forward(job);
 }
 
 void blas_conv_backward(const struct blas_job *job)
 {
-    const struct blas_conv *conv = algorithm(job->op);
+    const struct blas_conv *conv = algorithm(job->blas, job->op);
 
     if (job->op->dweight && (!job->op->live || job->op->live_count))
         conv->dweight(job);

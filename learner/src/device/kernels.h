@@ -35,6 +35,20 @@ struct learner_kernel_norm_back {
     float *sum, *sum_x;            /* [channels], see norm_reduce */
 };
 
+/* What is done with the values of a product before they leave the registers:
+ * v = v * scale + shift, v += residual, low <= v <= high (NaN stays). Arrays have one float a
+ * column and are padded with zeros to whole vectors. */
+struct learner_gemm_finish {
+    const float *scale, *shift; /* both or none */
+    const float *residual;      /* laid out like C; or NULL */
+    float low, high;            /* applied with scale only */
+    /* Without scale: adds v - mean of each row to sums[column], its square to
+     * sums[sums_stride + column]; floats within one call, double across them. Or NULL */
+    const float *mean;
+    double *sums;
+    size_t sums_stride;
+};
+
 /* C[rows][cols] (+)= sum over taps t and k < depth of A_t[row][k] * B[t * depth + k][col].
  * Nothing outside of the matrices is read or written; every value's sum has an order of its own
  * that depends on depth, taps and cols only, not on where its row stands or on how many there are.
@@ -52,6 +66,23 @@ struct learner_gemm {
     bool add; /* to what is there */
     /* Only these columns; whole panels, see gemm_panel_cols. Both 0: all */
     size_t col_first, col_end;
+    const struct learner_gemm_finish *finish; /* or NULL */
+};
+
+/* C[row][col] += sum over k < depth of A_k[row] * B[k][col]: the sum of outer products.
+ * A_k is a[k] + a_offset; row k of the panel that begins at column col is
+ * b + col / panel * b_panel + k * b_stride, panel = gemm_panel_cols(cols). All columns up to the
+ * next whole vector are read in B, read and written in C. */
+struct learner_gemm_outer {
+    size_t rows, cols, depth;
+    const float *const *a;
+    size_t a_offset;
+    const float *b;
+    size_t b_panel, b_stride;
+    float *c;
+    size_t c_stride;
+    size_t row_first, row_end; /* only these rows */
+    size_t col_first, col_end; /* only these columns: whole panels */
 };
 
 /* Winograd's F(4x4, 3x3): a tile of 6x6 inputs or 4x4 outputs becomes 36 points, [point][...] with
@@ -100,6 +131,7 @@ struct learner_kernels {
     size_t lanes;     /* floats of a vector */
 
     void (*gemm)(const struct learner_gemm *gemm);
+    void (*gemm_outer)(const struct learner_gemm_outer *gemm);
     size_t gemm_rows; /* of a tile: work is best divided in multiples of it */
     size_t gemm_cols; /* of a panel at most */
     /* of each panel but the last of a matrix so wide */

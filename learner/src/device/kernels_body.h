@@ -17,6 +17,7 @@ const struct learner_kernels TABLE = {
     .name = NAME,
     .lanes = LANES,
     .gemm = gemm,
+    .gemm_outer = gemm_outer,
     .gemm_rows = GEMM_ROWS,
     .gemm_cols = GEMM_VECS * LANES,
     .gemm_panel_cols = gemm_panel_cols,
