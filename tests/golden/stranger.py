@@ -17,6 +17,7 @@ import ctypes
 import ctypes.util
 import hashlib
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -343,18 +344,277 @@ def unzstd(payload, size):
     return out.raw
 
 
-def decode_raw(payload, base, n):
-    need(len(payload) == 4 * n, "raw: length")
-    return payload
+class Pull:
+    """Front to back through a payload."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, size):
+        need(self.at + size <= len(self.data), "payload ends early")
+        self.at += size
+        return self.data[self.at - size:self.at]
+
+    def uint(self, size):
+        return int.from_bytes(self.take(size), "little")
+
+    def sint(self, size):
+        return int.from_bytes(self.take(size), "little", signed=True)
+
+    def end(self):
+        need(self.at == len(self.data), "bytes behind the payload's end")
 
 
-def decode_zstd(payload, base, n):
-    need(len(payload) < 4 * n, "zstd: length")
-    planes = unzstd(payload, 4 * n)
-    return bytes(base[i] ^ planes[i % 4 * n + i // 4] for i in range(4 * n))
+class Bits:
+    def __init__(self, data):
+        self.value, self.at, self.count = int.from_bytes(data, "little"), 0, 8 * len(data)
+
+    def take(self, width):
+        need(self.at + width <= self.count, "bits end early")
+        out = self.value >> self.at & ((1 << width) - 1)
+        self.at += width
+        return out
+
+    def zeros(self, most):
+        """Zeros up to and over the next one."""
+        z = 0
+        while not self.take(1):
+            z += 1
+            need(z <= most, "too many zero bits")
+        return z
+
+    def end(self):
+        need(self.count - self.at < 8 and self.value >> self.at == 0, "bits are not at their end")
 
 
-ENCODINGS = {"raw": decode_raw, "zstd": decode_zstd}
+class Table:
+    """Frequencies of the symbols of rANS."""
+
+    def __init__(self, pull):
+        first, count, order = pull.uint(1), pull.uint(1) + 1, pull.uint(1)
+        need(first + count <= 256 and order <= 11, "table")
+        bits = Bits(pull.take(pull.uint(2)))
+        self.freq, last = [0] * 256, 0
+        for symbol in range(first, first + count):
+            z = bits.zeros(13)
+            a = bits.take(z)
+            v = (((1 << z) - 1 + a) << order) + bits.take(order)
+            last += v // 2 if v % 2 == 0 else -(v + 1) // 2
+            need(0 <= last <= 4096, "frequency")
+            self.freq[symbol] = last
+        bits.end()
+        need(sum(self.freq) == 4096, "frequencies do not add up")
+        self.start, self.slot, total = [], [], 0
+        for symbol in range(256):
+            self.start.append(total)
+            self.slot += [symbol] * self.freq[symbol]
+            total += self.freq[symbol]
+
+    def block(self, pull, m):
+        words = pull.uint(2)
+        states = [pull.uint(4) for _ in range(4 if m >= 1024 else 1)]
+        need(all(x >= 1 << 16 for x in states), "state")
+        rest = Pull(pull.take(2 * words))
+        out = []
+        for i in range(m):
+            x = states[i % len(states)]
+            low = x & 4095
+            symbol = self.slot[low]
+            x = self.freq[symbol] * (x >> 12) + low - self.start[symbol]
+            if x < 1 << 16:
+                x = x << 16 | rest.uint(2)
+            states[i % len(states)] = x
+            out.append(symbol)
+        rest.end()
+        need(all(x == 1 << 16 for x in states), "final state")
+        return out
+
+
+BLOCK = 32768
+
+
+def blocks(n):
+    return [min(BLOCK, n - at) for at in range(0, n, BLOCK)]
+
+
+class Values:
+    """What a decoder needs besides its payload."""
+
+    def __init__(self, n, entry, new_rows_from):
+        self.n, self.shape = n, entry["shape"]
+        self.first_row = new_rows_from if entry["scope"] == "new" else 0
+
+
+class Raw:
+    def __init__(self, pull, info):
+        pass
+
+    def block(self, pull, base, places):
+        return [pull.uint(4) for _ in base]
+
+
+class Zstd:
+    """Not in blocks: one frame of four planes, XOR with the base."""
+
+    def __init__(self, pull, info):
+        size = 4 * info.n
+        self.planes = unzstd(pull.take(len(pull.data) - pull.at), size)
+        self.n, self.at = info.n, 0
+
+    def block(self, pull, base, places):
+        out = [b ^ sum(self.planes[k * self.n + self.at + i] << 8 * k for k in range(4))
+               for i, b in enumerate(base)]
+        self.at += len(base)
+        return out
+
+
+class Diff:
+    def __init__(self, pull, info):
+        self.data = unzstd(pull.take(len(pull.data) - pull.at), 4 * info.n)
+        self.at = 0
+
+    def block(self, pull, base, places):
+        m = len(base)
+        planes = self.data[self.at:self.at + 4 * m]
+        self.at += 4 * m
+        out = []
+        for i, b in enumerate(base):
+            v = sum(planes[k * m + i] << 8 * k for k in range(4))
+            out.append((b + (v >> 1 ^ -(v & 1))) % (1 << 32))
+        return out
+
+
+def cell_of(pattern, k):
+    """Which cell of size 2^k a pattern lies in."""
+    exponent, mantissa = pattern >> 23 & 0xFF, pattern & 0x7FFFFF
+    need(exponent < 255, "base is not finite")
+    significand, power = (mantissa, -149) if exponent == 0 else (mantissa | 1 << 23, exponent - 150)
+    need(exponent == 0 or exponent - 127 < k + 39, "base is too large")
+    shift = power - k
+    m = significand << shift if shift >= 0 else significand >> -shift
+    return -1 - m if pattern >> 31 else m
+
+
+class Cell:
+    width = 23
+
+    def __init__(self, pull, info):
+        self.k = pull.sint(1)
+        need(self.k >= -126, "k")
+        self.table = Table(pull)
+
+    def inside(self, t, bits):
+        m, sign = (t, 0) if t >= 0 else (-1 - t, 1)
+        if m == 0:
+            exponent = self.k + 126 - bits.zeros(16)
+            mantissa = bits.take(self.width)
+        else:
+            top = m.bit_length() - 1
+            exponent = self.k + top + 127
+            if top <= self.width:
+                mantissa = (m << self.width - top) + bits.take(self.width - top)
+            else:
+                need(m % (1 << top - self.width) == 0, "a cell without values")
+                mantissa = m >> top - self.width
+            mantissa &= (1 << self.width) - 1
+        need(1 <= exponent <= 254, "exponent")
+        return sign << 31 | exponent << 23 | mantissa << 23 - self.width
+
+    def block(self, pull, base, places):
+        symbols = self.table.block(pull, len(base))
+        bits = Bits(pull.take(pull.uint(4)))
+        out = []
+        for symbol, b in zip(symbols, base):
+            if symbol == 0:
+                out.append(b)
+            elif symbol == 1:
+                out.append(bits.take(32))
+            else:
+                out.append(self.inside(cell_of(b, self.k) + symbol - 128, bits))
+        bits.end()
+        return out
+
+
+class Bf16(Cell):
+    width = 7
+
+
+class Int8:
+    def __init__(self, pull, info):
+        by_row = pull.uint(1)
+        need(by_row <= 1, "scales")
+        e = pull.sint(2)
+        need(-149 <= e <= 80, "e")
+        rows = info.shape[0] - info.first_row if by_row else 1
+        self.scales = [self.scale(b, e) for b in pull.take(rows)]
+        self.first_row, self.by_row = info.first_row, by_row
+        self.row = 1
+        for n in info.shape[1:]:
+            self.row *= n
+        self.table = Table(pull)
+
+    @staticmethod
+    def scale(b, e):
+        return 0.0 if b == 0 else float(8 + (b - 1) % 8) * 2.0 ** (e + (b - 1) // 8)
+
+    def block(self, pull, base, places):
+        out = []
+        for symbol, b, place in zip(self.table.block(pull, len(base)), base, places):
+            need(symbol != 0, "symbol 0")
+            if symbol == 128:
+                out.append(b)
+                continue
+            scale = self.scales[place // self.row - self.first_row if self.by_row else 0]
+            # float64 adds binary32 numbers exactly enough: rounding twice gives the same where the
+            # first one has 53 bits, 2 * 24 + 2 or more (Figueroa 1995)
+            value = struct.unpack("<f", struct.pack("<I", b))[0] + (symbol - 128) * scale
+            try:
+                out.append(struct.unpack("<I", struct.pack("<f", value))[0])
+            except OverflowError:
+                raise Refused("a sum is not finite")
+        return out
+
+
+ENCODINGS = {"raw": Raw, "zstd": Zstd, "diff": Diff, "cell": Cell, "bf16": Bf16, "int8": Int8}
+POSITIONS = ("raw", "cell", "bf16")  # encodings that scope "some" goes with
+
+
+class Gaps:
+    """Positions that travel."""
+
+    def __init__(self, pull, elements):
+        self.h = pull.uint(1)
+        need(self.h <= 15, "h")
+        self.table, self.next, self.elements = Table(pull), 0, elements
+
+    def block(self, pull, m):
+        symbols = self.table.block(pull, m)
+        bits = Bits(pull.take(pull.uint(4)))
+        out = []
+        for s in symbols:
+            a = bits.take(self.h)
+            need(s <= 222, "a gap's symbol")
+            g = s if s < 192 else 191 + (1 << s - 192) + bits.take(s - 192)
+            out.append(self.next + (g << self.h) + a)
+            need(out[-1] < self.elements, "a position behind the end")
+            self.next = out[-1] + 1
+        bits.end()
+        return out
+
+
+def decode(entry, payload, tensor, places, new_rows_from):
+    """Applies a payload to a tensor; `places` is None where positions travel."""
+    pull, n = Pull(payload), entry["n"]
+    gaps = Gaps(pull, tensor.count()) if places is None else None
+    decoder = ENCODINGS[entry["enc"]](pull, Values(n, entry, new_rows_from))
+    done = 0
+    for m in blocks(n):
+        where = gaps.block(pull, m) if gaps else places[done:done + m]
+        base = [int.from_bytes(tensor.values[4 * i:4 * i + 4], "little") for i in where]
+        for i, pattern in zip(where, decoder.block(pull, base, where)):
+            tensor.values[4 * i:4 * i + 4] = pattern.to_bytes(4, "little")
+        done += m
+    pull.end()
 
 
 # ---- Delta file ----
@@ -383,15 +643,14 @@ class Delta:
             need(name > last, "tensors are out of order")
             last = name
             need(get(entry, "enc", str) in ENCODINGS, "encoding not supported")
-            need(get(entry, "scope", str) in ("all", "live", "new"), "scope not supported")
+            need(get(entry, "scope", str) in ("all", "live", "new", "some"), "scope not supported")
+            need(entry["scope"] != "some" or entry["enc"] in POSITIONS, "scope with this encoding")
             n = get(entry, "n", int)
             need(1 <= n <= count_of(get(entry, "shape", list)), "n")
             length = get(entry, "len", int)
             need(length <= 2 << 30, "len")
-            if entry["enc"] == "raw":
-                need(length == 4 * n, "raw: length")
-            elif entry["enc"] == "zstd":
-                need(length < 4 * n, "zstd: length")
+            if entry["scope"] != "some":
+                need(length == 4 * n if entry["enc"] == "raw" else length < 4 * n, "len")
             digest_of(entry, "to")
             self.entries.append((entry, frame.part(length, digest_of(entry, "sha"), name)))
         self.plans, last = [], ""
@@ -448,19 +707,17 @@ class Delta:
         for entry, payload in self.entries:
             tensor = base.tensors.get(entry["name"])
             need(tensor is not None, "the base has no such tensor")
-            before = tensor.count()
+            before, rows = tensor.count(), tensor.shape[0]
             self.grow(tensor, entry["shape"])
+            places = None
             if entry["scope"] == "all":
                 places = range(tensor.count())
             elif entry["scope"] == "new":
                 places = range(before, tensor.count())
-            else:
+            elif entry["scope"] == "live":
                 places = [i for i in range(tensor.count()) if not tensor.frozen(i)]
-            need(len(places) == entry["n"], "another number of places")
-            have = b"".join(bytes(tensor.values[4 * i:4 * i + 4]) for i in places)
-            values = ENCODINGS[entry["enc"]](payload, have, entry["n"])
-            for k, i in enumerate(places):
-                tensor.values[4 * i:4 * i + 4] = values[4 * k:4 * k + 4]
+            need(places is None or len(places) == entry["n"], "another number of places")
+            decode(entry, payload, tensor, places, rows)
             need(sha(tensor.values) == entry["to"], "'%s': digest of the target" % tensor.name)
         for name, mode, bits, nbits in self.plans:
             need(name in base.tensors, "the base has no such tensor")

@@ -86,6 +86,66 @@ static void golden_delta_gives_its_target(void **state)
     delta_buf_release(&file);
 }
 
+/* Whether good/DIGESTS, which was recorded without our code, has this line. */
+static bool is_recorded(const char *file, const char *tensor, const struct delta_digest *digest)
+{
+    struct delta_buf lines = read_golden("good/DIGESTS");
+    char line[400], hex[DELTA_DIGEST_HEX];
+
+    delta_digest_hex(hex, digest);
+    snprintf(line, sizeof line, "%s %s %s\n", file, tensor, hex);
+    const bool found = memmem(lines.data, lines.len, line, strlen(line)) != NULL;
+    delta_buf_release(&lines);
+    return found;
+}
+
+static void assert_recorded(const char *file, const struct delta_trusted_model *model)
+{
+    if (!is_recorded(file, "-", &model->version))
+        fail_msg("%s: another version than recorded", file);
+    for (size_t i = 0; i < model->model.tensor_count; i++) {
+        const struct delta_tensor *t = &model->model.tensors[i];
+        const struct delta_digest digest =
+            delta_sha256(delta_bytes(t->data, t->count * sizeof(float)));
+        if (!is_recorded(file, t->name, &digest))
+            fail_msg("%s: tensor '%s' differs from what was recorded", file, t->name);
+    }
+}
+
+/* Every encoding that was ever released. */
+static void golden_good_files_give_the_recorded_digests(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file = read_golden("good/schema-1-wide.flm");
+    struct delta_trusted_model wide, target;
+    struct delta_dir_list list;
+    size_t deltas = 0;
+
+    (void)state;
+    assert_ok(delta_trust_model(&wide, delta_buf_bytes(&file), &ring, &err));
+    delta_buf_release(&file);
+    assert_recorded("schema-1.flm", &base);
+    assert_recorded("schema-1-wide.flm", &wide);
+    assert_ok(delta_dir_read(&list, golden("good"), 1000, &err));
+    for (size_t i = 0; i < list.count; i++) {
+        char name[300];
+        if (!strstr(list.names[i], ".fld"))
+            continue;
+        snprintf(name, sizeof name, "good/%s", list.names[i]);
+        file = read_golden(name);
+        if (delta_trust_delta(&target, &base, delta_buf_bytes(&file), &ring, &err) ==
+            DELTA_BASE_UNKNOWN)
+            assert_ok(delta_trust_delta(&target, &wide, delta_buf_bytes(&file), &ring, &err));
+        assert_recorded(list.names[i], &target);
+        delta_trusted_model_release(&target);
+        delta_buf_release(&file);
+        deltas++;
+    }
+    assert_true(deltas >= 8);
+    delta_dir_list_release(&list);
+    delta_trusted_model_release(&wide);
+}
+
 static enum delta_status judge(const char *name, struct delta_error *err)
 {
     struct delta_buf file = read_golden(name);
@@ -150,6 +210,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_model_keeps_its_name),
         cmocka_unit_test(golden_delta_gives_its_target),
+        cmocka_unit_test(golden_good_files_give_the_recorded_digests),
         cmocka_unit_test(golden_bad_files_give_the_status_in_their_name),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
