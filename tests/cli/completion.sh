@@ -5,6 +5,7 @@ command -v bash >/dev/null || {
     exit 77
 }
 exec bash -c '
+cd "$1" || exit 2
 failed=0
 for script in "$1"/completion/frostline*; do
     bash -n "$script" || failed=1
