@@ -6,8 +6,6 @@
 #ifndef LEARNER_KERNELS_WINOGRAD_H
 #define LEARNER_KERNELS_WINOGRAD_H
 
-#include <string.h>
-
 #include "kernels.h"
 #include "kernels_vector.h"
 
@@ -18,6 +16,15 @@
 #define N0 (PA2 * PB2) /* what G divides by: for point p, product of p - q over the others */
 #define NA (2 * PA2 * (PA2 - PB2))
 #define NB (2 * PB2 * (PB2 - PA2))
+
+/* Row i of the 6x6 points. The compiler must not see where it comes from: it would carry 36
+ * addresses through the loop over the channels, which do not fit the registers. */
+#define WINOGRAD_ROW(points, i, stride)                                                            \
+    ({                                                                                             \
+        __typeof__(points) row_ = (points) + (i)*6 * (stride);                                     \
+        __asm__("" : "+r"(row_));                                                                  \
+        row_;                                                                                      \
+    })
 
 /* r = B^T d */
 INLINE void winograd_bt(const vec d[6], vec r[6])
@@ -106,10 +113,11 @@ INLINE void winograd_input_vec(const float *from, size_t row, size_t pixel,
             half[i][j] = r[i];
     }
     for (size_t i = 0; i < 6; i++) {
+        float *row_to = WINOGRAD_ROW(to, i, point);
         vec r[6];
         winograd_bt(half[i], r);
         for (size_t j = 0; j < 6; j++)
-            store(to + (i * 6 + j) * point, r[j]);
+            store(row_to + j * point, r[j]);
     }
 }
 
@@ -131,7 +139,8 @@ INLINE void winograd_border(const struct learner_winograd_tile *tile, const floa
 
     winograd_inside(tile->top, size, tile->h, &top, &bottom);
     winograd_inside(tile->left, size, tile->w, &left, &right);
-    memset(buffer, 0, size * size * LANES * sizeof *buffer);
+    for (size_t i = 0; i < size * size; i++)
+        store(buffer + i * LANES, (vec){0});
     for (size_t i = top; i < bottom; i++)
         for (size_t j = left; j < right; j++) {
             const size_t y = (size_t)(tile->top + (ptrdiff_t)i);
@@ -190,10 +199,11 @@ INLINE void winograd_gradient_vec(const float *from, size_t row, size_t pixel, f
             half[i][j] = r[i];
     }
     for (size_t i = 0; i < 6; i++) {
+        float *row_to = WINOGRAD_ROW(to, i, point);
         vec r[6];
         winograd_a(half[i], r);
         for (size_t j = 0; j < 6; j++)
-            store(to + (i * 6 + j) * point, r[j]);
+            store(row_to + j * point, r[j]);
     }
 }
 
@@ -215,69 +225,72 @@ static void winograd_gradient(const struct learner_winograd_tile *tile, const fl
     }
 }
 
-enum winograd_finish { WINOGRAD_STORE, WINOGRAD_ADD, WINOGRAD_SUMS, WINOGRAD_NORM };
+enum winograd_finish { WINOGRAD_STORE, WINOGRAD_ADD, WINOGRAD_SUMS, WINOGRAD_NORM, WINOGRAD_REST };
 
-INLINE void winograd_output_mode(const struct learner_winograd_tile *tile,
-                                 const struct learner_winograd_output *out, const float *m,
-                                 size_t point, enum winograd_finish finish, bool residual,
-                                 size_t bottom, size_t right)
+/* The vector of channels that begins at c; first: of the tile's top left output. */
+INLINE void winograd_output_vec(const struct learner_winograd_output *out,
+                                const struct learner_kernel_norm *norm, const float *m,
+                                size_t point, size_t c, size_t first, size_t row, size_t pixel,
+                                enum winograd_finish finish, size_t bottom, size_t right)
 {
-    const size_t row = tile->w * tile->stride;
-    const size_t first = ((size_t)tile->top * tile->w + (size_t)tile->left) * tile->stride;
+    const vec mean = finish == WINOGRAD_SUMS ? load(out->mean + c) : (vec){0};
+    float *const y = out->y + first + c;
+    vec half[4][6], sum = {0}, square = {0};
 
-    for (size_t c = 0; c < tile->channels; c += LANES) {
-        vec half[4][6], sum = {0}, square = {0};
-        for (size_t j = 0; j < 6; j++) {
-            vec d[6], r[4];
-            for (size_t i = 0; i < 6; i++)
-                d[i] = load(m + (i * 6 + j) * point + c);
-            winograd_at(d, r);
-            for (size_t i = 0; i < 4; i++)
-                half[i][j] = r[i];
-        }
+    for (size_t i = 0; i < 6; i++) {
+        const float *from = WINOGRAD_ROW(m + c, i, point);
+        vec d[6], r[4];
+        for (size_t j = 0; j < 6; j++)
+            d[j] = load(from + j * point);
+        winograd_at(d, r);
+        for (size_t j = 0; j < 4; j++)
+            half[j][i] = r[j];
+    }
+    for (size_t j = 0; j < right; j++) {
+        vec r[4];
+        winograd_at(half[j], r);
         for (size_t i = 0; i < bottom; i++) {
-            vec r[4];
-            winograd_at(half[i], r);
-            for (size_t j = 0; j < right; j++) {
-                const size_t at = first + i * row + j * tile->stride + c;
-                vec v = r[j];
-                if (finish == WINOGRAD_ADD)
-                    v += load(out->y + at);
-                if (finish == WINOGRAD_SUMS) {
-                    const vec d = v - load(out->mean + c);
-                    sum += d;
-                    square += d * d;
-                }
-                if (finish == WINOGRAD_NORM)
-                    v = v * load(out->norm->gain + c) + load(out->norm->offset + c);
-                if (finish == WINOGRAD_NORM && residual)
-                    v += load(out->residual + at);
-                if (finish == WINOGRAD_NORM)
-                    v = clamp(v, splat(out->norm->low), splat(out->norm->high));
-                store(out->y + at, v);
+            float *to = y + i * row + j * pixel;
+            vec v = r[i];
+            if (finish == WINOGRAD_ADD)
+                v += load(to);
+            if (finish == WINOGRAD_SUMS) {
+                const vec d = v - mean;
+                sum += d;
+                square += d * d;
             }
+            if (finish == WINOGRAD_NORM || finish == WINOGRAD_REST)
+                v = v * load(norm->gain + c) + load(norm->offset + c);
+            if (finish == WINOGRAD_REST)
+                v += load(out->residual + first + c + i * row + j * pixel);
+            if (finish == WINOGRAD_NORM || finish == WINOGRAD_REST)
+                v = clamp(v, splat(norm->low), splat(norm->high));
+            store(to, v);
         }
-        if (finish == WINOGRAD_SUMS) {
-            store(out->sum + c, load(out->sum + c) + sum);
-            store(out->square + c, load(out->square + c) + square);
-        }
+    }
+    if (finish == WINOGRAD_SUMS) {
+        store(out->sum + c, load(out->sum + c) + sum);
+        store(out->square + c, load(out->square + c) + square);
     }
 }
 
 INLINE void winograd_output_part(const struct learner_winograd_tile *tile,
-                                 const struct learner_winograd_output *out, const float *m,
-                                 size_t point, size_t bottom, size_t right)
+                                 const struct learner_winograd_output *output, const float *m,
+                                 size_t point, enum winograd_finish finish, size_t bottom,
+                                 size_t right)
 {
-    if (out->norm && out->residual)
-        winograd_output_mode(tile, out, m, point, WINOGRAD_NORM, true, bottom, right);
-    else if (out->norm)
-        winograd_output_mode(tile, out, m, point, WINOGRAD_NORM, false, bottom, right);
-    else if (out->sum)
-        winograd_output_mode(tile, out, m, point, WINOGRAD_SUMS, false, bottom, right);
-    else if (out->add)
-        winograd_output_mode(tile, out, m, point, WINOGRAD_ADD, false, bottom, right);
+    /* copies, which no store can alias */
+    const struct learner_winograd_output out = *output;
+    const struct learner_kernel_norm norm = out.norm ? *out.norm : (struct learner_kernel_norm){0};
+    const size_t row = tile->w * tile->stride, pixel = tile->stride, channels = tile->channels;
+    const size_t first = ((size_t)tile->top * tile->w + (size_t)tile->left) * pixel;
+
+    if (bottom == 4 && right == 4)
+        for (size_t c = 0; c < channels; c += LANES)
+            winograd_output_vec(&out, &norm, m, point, c, first, row, pixel, finish, 4, 4);
     else
-        winograd_output_mode(tile, out, m, point, WINOGRAD_STORE, false, bottom, right);
+        for (size_t c = 0; c < channels; c += LANES)
+            winograd_output_vec(&out, &norm, m, point, c, first, row, pixel, finish, bottom, right);
 }
 
 static void winograd_output(const struct learner_winograd_tile *tile,
@@ -287,63 +300,154 @@ static void winograd_output(const struct learner_winograd_tile *tile,
 
     winograd_inside(tile->top, 4, tile->h, &top, &bottom);
     winograd_inside(tile->left, 4, tile->w, &left, &right);
-    if (bottom == 4 && right == 4)
-        winograd_output_part(tile, out, m, point, 4, 4);
+    if (out->norm && out->residual)
+        winograd_output_part(tile, out, m, point, WINOGRAD_REST, bottom, right);
+    else if (out->norm)
+        winograd_output_part(tile, out, m, point, WINOGRAD_NORM, bottom, right);
+    else if (out->sum)
+        winograd_output_part(tile, out, m, point, WINOGRAD_SUMS, bottom, right);
+    else if (out->add)
+        winograd_output_part(tile, out, m, point, WINOGRAD_ADD, bottom, right);
     else
-        winograd_output_part(tile, out, m, point, bottom, right);
+        winograd_output_part(tile, out, m, point, WINOGRAD_STORE, bottom, right);
 }
 
-static void winograd_weights(const struct learner_winograd_weights *w, float *u, size_t point)
+/* The lanes that F names for a step of a transposition */
+#if LANES == 16
+#define WINOGRAD_LANES(F, s)                                                                       \
+    (mask)                                                                                         \
+    {                                                                                              \
+        F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s), F(8, s), F(9, s),  \
+            F(10, s), F(11, s), F(12, s), F(13, s), F(14, s), F(15, s)                             \
+    }
+#elif LANES == 8
+#define WINOGRAD_LANES(F, s)                                                                       \
+    (mask)                                                                                         \
+    {                                                                                              \
+        F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s)                     \
+    }
+#else
+#define WINOGRAD_LANES(F, s)                                                                       \
+    (mask)                                                                                         \
+    {                                                                                              \
+        F(0, s), F(1, s), F(2, s), F(3, s)                                                         \
+    }
+#endif
+#define WINOGRAD_LOW(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
+#define WINOGRAD_HIGH(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
+#define WINOGRAD_SWAP(a, s)                                                                        \
+    for (size_t i = 0; i < LANES; i++)                                                             \
+        if (!(i & (s))) {                                                                          \
+            const vec top = a[i], bottom = a[i + (s)];                                             \
+            a[i] = __builtin_shuffle(top, bottom, WINOGRAD_LANES(WINOGRAD_LOW, s));                \
+            a[i + (s)] = __builtin_shuffle(top, bottom, WINOGRAD_LANES(WINOGRAD_HIGH, s));         \
+        }
+
+/* Rows become columns: in steps of 1, 2, 4.. lanes, rows i and i + step swap their halves. */
+INLINE void winograd_transpose(vec a[LANES])
 {
-    for (size_t n = 0; n < w->cols; n += LANES)
-        for (size_t k = 0; k < w->rows; k++) {
-            float taps[9][LANES] __attribute__((aligned(64)));
-            vec half[6][3];
-            for (size_t l = 0; l < LANES; l++) {
-                const float *from = w->weight + k * w->row_stride + (n + l) * w->col_stride;
-                for (size_t t = 0; t < 9; t++)
-                    taps[t][l] = from[w->rotated ? 8 - t : t];
+#pragma GCC unroll 16
+    WINOGRAD_SWAP(a, 1)
+#pragma GCC unroll 16
+    WINOGRAD_SWAP(a, 2)
+#if LANES > 4
+#pragma GCC unroll 16
+    WINOGRAD_SWAP(a, 4)
+#endif
+#if LANES > 8
+#pragma GCC unroll 16
+    WINOGRAD_SWAP(a, 8)
+#endif
+}
+
+/* to[i][lane] = from[lane * stride + i] */
+INLINE void winograd_across(const float *from, size_t stride, size_t count, float (*to)[LANES])
+{
+    for (size_t first = 0; first < count; first += LANES) {
+        const size_t part = count - first < LANES ? count - first : LANES;
+        vec rows[LANES];
+#pragma GCC unroll 16
+        for (size_t l = 0; l < LANES; l++)
+            rows[l] = load_part(from + l * stride + first, part);
+        winograd_transpose(rows);
+#pragma GCC unroll 16
+        for (size_t i = 0; i < LANES; i++)
+            if (i < part)
+                store(to[first + i], rows[i]);
+    }
+}
+
+/* taps[9][LANES]: a vector of filters */
+INLINE void winograd_weights_vec(const float (*taps)[LANES], bool rotated, float *u, size_t point)
+{
+    vec half[6][3];
+
+    for (size_t j = 0; j < 3; j++) {
+        const vec d[3] = {load(taps[rotated ? 8 - j : j]), load(taps[rotated ? 5 - j : 3 + j]),
+                          load(taps[rotated ? 2 - j : 6 + j])};
+        vec r[6];
+        winograd_g(d, r);
+        for (size_t i = 0; i < 6; i++)
+            half[i][j] = r[i];
+    }
+    for (size_t i = 0; i < 6; i++) {
+        float *to = WINOGRAD_ROW(u, i, point);
+        vec r[6];
+        winograd_g(half[i], r);
+        for (size_t j = 0; j < 6; j++)
+            store(to + j * point, r[j]);
+    }
+}
+
+static void winograd_weights(const struct learner_winograd_weights *weights, float *u, size_t point)
+{
+    const struct learner_winograd_weights w = *weights; /* stores do not alias it */
+    float taps[9 * LANES][LANES] __attribute__((aligned(64)));
+
+    for (size_t n = 0; n < w.cols; n += LANES)
+        for (size_t k = 0; k < w.rows; k++) {
+            const float *from = w.weight + k * w.row_stride + n * w.col_stride;
+            float *to = u + k * w.cols + n;
+            if (w.rotated) {
+                winograd_across(from, w.col_stride, 9, taps);
+                winograd_weights_vec((const float(*)[LANES])taps, true, to, point);
+                continue;
             }
-            for (size_t j = 0; j < 3; j++) {
-                const vec d[3] = {load(taps[j]), load(taps[3 + j]), load(taps[6 + j])};
-                vec r[6];
-                winograd_g(d, r);
-                for (size_t i = 0; i < 6; i++)
-                    half[i][j] = r[i];
-            }
-            for (size_t i = 0; i < 6; i++) {
-                vec r[6];
-                winograd_g(half[i], r);
-                for (size_t j = 0; j < 6; j++)
-                    store(u + (i * 6 + j) * point + k * w->cols + n, r[j]);
-            }
+            if (k % LANES == 0) /* row_stride is 9: the next filters follow */
+                winograd_across(from, w.col_stride, 9 * LANES, taps);
+            winograd_weights_vec((const float(*)[LANES])taps + k % LANES * 9, false, to, point);
         }
 }
 
 static void winograd_dweight(const float *du, size_t point, size_t cols, float *dweight, bool add)
 {
     for (size_t n = 0; n < cols; n += LANES) {
-        float taps[9][LANES] __attribute__((aligned(64)));
-        vec half[3][6];
-        for (size_t j = 0; j < 6; j++) {
+        vec half[3][6], taps[(9 + LANES - 1) / LANES * LANES] = {{0}};
+        for (size_t i = 0; i < 6; i++) {
+            const float *from = WINOGRAD_ROW(du + n, i, point);
             vec d[6], r[3];
-            for (size_t i = 0; i < 6; i++)
-                d[i] = load(du + (i * 6 + j) * point + n);
+            for (size_t j = 0; j < 6; j++)
+                d[j] = load(from + j * point);
             winograd_gt(d, r);
-            for (size_t i = 0; i < 3; i++)
-                half[i][j] = r[i];
-        }
-        for (size_t i = 0; i < 3; i++) {
-            vec r[3];
-            winograd_gt(half[i], r);
             for (size_t j = 0; j < 3; j++)
-                store(taps[i * 3 + j], r[j]);
+                half[j][i] = r[j];
         }
-        for (size_t l = 0; l < LANES; l++)
-            for (size_t t = 0; t < 9; t++) {
+        for (size_t j = 0; j < 3; j++) {
+            vec r[3];
+            winograd_gt(half[j], r);
+            for (size_t i = 0; i < 3; i++)
+                taps[3 * i + j] = r[i];
+        }
+#pragma GCC unroll 3
+        for (size_t t = 0; t < 9; t += LANES) {
+            const size_t part = 9 - t < LANES ? 9 - t : LANES;
+            winograd_transpose(taps + t);
+#pragma GCC unroll 16
+            for (size_t l = 0; l < LANES; l++) {
                 float *to = dweight + (n + l) * 9 + t;
-                *to = add ? *to + taps[t][l] : taps[t][l];
+                store_part(to, add ? taps[t + l] + load_part(to, part) : taps[t + l], part);
             }
+        }
     }
 }
 
@@ -366,7 +470,7 @@ INLINE void winograd_micro(size_t rows, size_t width, const float *a, size_t a_r
             right[w] = load(b + k * b_stride + w * LANES);
 #pragma GCC unroll 12
         for (size_t r = 0; r < rows; r++) {
-            const vec left = (vec){0} + a[r * a_row + k * a_depth];
+            const float left = a[r * a_row + k * a_depth];
 #pragma GCC unroll 4
             for (size_t w = 0; w < width; w++)
                 acc[r][w] += left * right[w];
