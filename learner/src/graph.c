@@ -6,22 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ARENA_MAX_BYTES ((size_t)16 << 30)
-#define ALIGN_FLOATS 16
-
-struct item {
-    float **target;
-    size_t count; /* floats, a multiple of ALIGN_FLOATS */
-    size_t first, last;
-    size_t offset;
-};
-
-struct plan {
-    struct item *items;
-    size_t count, room;
-    size_t total;
-    bool overflow;
-};
+#include "arena.h"
 
 static size_t time_conv(size_t layer)
 {
@@ -43,58 +28,55 @@ static size_t time_back(const struct learner_net *net, size_t forward)
     return time_end(net) - 1 - forward;
 }
 
-static void add_item(struct plan *plan, float **target, size_t a, size_t b, size_t first,
-                     size_t last)
+static size_t later(size_t a, size_t b)
 {
-    size_t count;
+    return a > b ? a : b;
+}
 
-    if (!delta_size_mul(a, b, &count) || !delta_size_add(count, ALIGN_FLOATS - 1, &count) ||
-        count > ARENA_MAX_BYTES / sizeof(float) || plan->count == plan->room) {
-        plan->overflow = true;
-        return;
+bool learner_graph_is_lazy(const struct learner_net *net, size_t l)
+{
+    const struct learner_layer *layer = &net->layers.items[l];
+
+    if (layer->kind != LEARNER_LAYER_CONV || layer->residual >= 0 || net->live[l].folded)
+        return false;
+    for (size_t user = l + 1; user < net->layers.count; user++) {
+        const struct learner_layer *other = &net->layers.items[user];
+        if (other->residual == (int)l ||
+            (other->input == (int)l && other->kind != LEARNER_LAYER_CONV))
+            return false;
     }
-    count -= count % ALIGN_FLOATS;
-    plan->items[plan->count++] =
-        (struct item){.target = target, .count = count, .first = first, .last = last};
+    return true;
 }
 
-static int by_size(const void *a, const void *b)
+/* Below the lowest layer that learns. */
+static bool is_prefix(const struct learner_net *net, size_t l)
 {
-    const struct item *x = a, *y = b;
-
-    if (x->count != y->count)
-        return x->count < y->count ? 1 : -1;
-    return x->first < y->first ? -1 : x->first > y->first; /* for a total, stable order */
+    return net->train && l < net->first_live;
 }
 
-static bool meets(const struct item *a, const struct item *b)
+static bool has_gradient(const struct learner_net *net, size_t l)
 {
-    return a->first <= b->last && b->first <= a->last;
+    return net->live[l].gradient;
 }
 
-/* First fit, largest first. */
-static void place_items(struct plan *plan)
+/* The prefix's outputs that layers above it read: what a cache must hold. */
+static bool is_boundary(const struct learner_net *net, size_t l)
 {
-    qsort(plan->items, plan->count, sizeof *plan->items, by_size);
-    for (size_t i = 0; i < plan->count; i++) {
-        struct item *item = &plan->items[i];
-        for (bool moved = true; moved;) {
-            moved = false;
-            for (size_t j = 0; j < i; j++) {
-                const struct item *other = &plan->items[j];
-                if (meets(item, other) && item->offset < other->offset + other->count &&
-                    other->offset < item->offset + item->count) {
-                    item->offset = other->offset + other->count;
-                    moved = true;
-                }
-            }
-        }
-        if (plan->total < item->offset + item->count)
-            plan->total = item->offset + item->count;
-    }
+    if (!is_prefix(net, l))
+        return false;
+    for (size_t user = net->first_live; user < net->layers.count; user++)
+        if (net->layers.items[user].input == (int)l || net->layers.items[user].residual == (int)l)
+            return true;
+    return false;
 }
 
-/* Last forward step that reads layer l's output, and the first backward step that writes its
+/* One operation does convolution and norm, and z is never written. */
+static bool is_fused(const struct learner_net *net, size_t l, bool fuses)
+{
+    return fuses && (!net->train || net->live[l].folded || is_prefix(net, l));
+}
+
+/* Last step that reads layer l's output (y, or z normalised), and the first that writes its
  * gradient. */
 static void output_times(const struct learner_net *net, size_t l, size_t *last_read,
                          size_t *first_gradient)
@@ -108,68 +90,84 @@ static void output_times(const struct learner_net *net, size_t l, size_t *last_r
             read = time_conv(user);
         if (layer->residual == (int)l)
             read = time_norm(user);
-        if (read > *last_read)
-            *last_read = read;
-        if (read && time_back(net, read) < *first_gradient)
+        if (!read)
+            continue;
+        *last_read = later(*last_read, read);
+        /* weight gradients and the maximum's place are found from the input */
+        if (has_gradient(net, user) && layer->input == (int)l)
+            *last_read = later(*last_read, time_back(net, time_conv(user)));
+        if (time_back(net, read) < *first_gradient)
             *first_gradient = time_back(net, read);
     }
+    /* the activation's mask */
+    if (has_gradient(net, l) && net->layers.items[l].kind == LEARNER_LAYER_CONV)
+        *last_read = later(*last_read, time_back(net, time_norm(l)));
 }
 
-static void plan_layer(struct learner_net *net, struct plan *plan, size_t l, bool fuses)
+static void plan_layer(struct learner_net *net, struct learner_arena *arena, size_t l, bool fuses)
 {
     const struct learner_layer *layer = &net->layers.items[l];
     struct learner_layer_memory *memory = &net->memory[l];
     const size_t count = learner_shape_count(&layer->out), end = time_end(net);
+    const size_t channels = layer->out.c;
     const bool is_conv = layer->kind == LEARNER_LAYER_CONV;
+    const bool fused = is_fused(net, l, fuses), lazy = !fused && learner_graph_is_lazy(net, l);
     size_t last_read, first_gradient;
 
     output_times(net, l, &last_read, &first_gradient);
-    /* what a caller looks at, and all activations of a net that trains, stay */
-    if (net->train || layer->kind == LEARNER_LAYER_POOL || layer->kind == LEARNER_LAYER_HEAD)
-        last_read = end;
-    add_item(plan, &memory->y, net->batch, count, time_conv(l), last_read);
+    if (layer->kind == LEARNER_LAYER_POOL || layer->kind == LEARNER_LAYER_HEAD)
+        last_read = end;       /* what a caller looks at */
+    if (is_boundary(net, l)) { /* and what it may take for a cache after a forward pass */
+        last_read = later(last_read, end / 2);
+        net->boundary[net->boundary_count++] = l;
+        net->prefix_count += count;
+    }
+    if (!lazy)
+        learner_arena_add(arena, &memory->y, net->batch, count, time_conv(l), last_read);
     if (is_conv) {
-        if (net->train || !fuses)
-            add_item(plan, &memory->z, net->batch, count, time_conv(l),
-                     net->train ? end : time_norm(l));
-        add_item(plan, &memory->batch_mean, 1, layer->out.c, 0, end);
-        add_item(plan, &memory->inv_std, 1, layer->out.c, 0, end);
+        size_t z_last = lazy ? last_read : time_norm(l);
+        if (has_gradient(net, l) && !net->live[l].folded)
+            z_last = later(z_last, time_back(net, time_norm(l)));
+        if (!fused)
+            learner_arena_add(arena, &memory->z, net->batch, count, time_conv(l), z_last);
+        learner_arena_add(arena, &memory->batch_mean, 1, channels, 0, end);
+        learner_arena_add(arena, &memory->inv_std, 1, channels, 0, end);
+        learner_arena_add(arena, &memory->gain, 1, channels, 0, end);
+        learner_arena_add(arena, &memory->offset, 1, channels, 0, end);
+        if (net->train)
+            learner_arena_add(arena, &memory->sums, 2 * sizeof(double) / sizeof(float), channels,
+                              time_conv(l), time_norm(l));
     }
-    if (!net->train)
+    if (!has_gradient(net, l))
         return;
-    if (layer->kind == LEARNER_LAYER_HEAD) {
-        add_item(plan, &net->logits_grad, net->batch, count, 0, end);
-        return;
-    }
-    add_item(plan, &memory->dy, net->batch, count, first_gradient,
-             time_back(net, is_conv ? time_norm(l) : time_conv(l)));
-    if (is_conv)
-        add_item(plan, &memory->dz, net->batch, count, time_back(net, time_norm(l)),
-                 time_back(net, time_conv(l)));
+    if (layer->kind == LEARNER_LAYER_HEAD)
+        learner_arena_add(arena, &net->logits_grad, net->batch, count, 0, end);
+    else
+        learner_arena_add(arena, &memory->d, net->batch, count, first_gradient,
+                          time_back(net, time_conv(l)));
 }
 
 static enum delta_status plan_arena(struct learner_net *net, bool fuses, struct delta_error *err)
 {
-    struct plan plan = {.room = 6 * net->layers.count + 2};
-    enum delta_status st = DELTA_INTERNAL;
+    struct learner_arena arena = LEARNER_ARENA_INIT;
+    enum delta_status st = DELTA_OK;
 
-    plan.items = delta_calloc(plan.room, sizeof *plan.items);
-    if (!plan.items)
-        return delta_fail(err, DELTA_NO_MEMORY, "no memory to plan a network");
-    add_item(&plan, &net->input, net->batch, learner_shape_count(&net->layers.items[0].in), 0,
-             time_end(net));
+    learner_arena_add(&arena, &net->input, net->batch,
+                      learner_shape_count(&net->layers.items[0].in), 0, time_end(net));
     for (size_t l = 0; l < net->layers.count; l++)
-        plan_layer(net, &plan, l, fuses);
-    if (!plan.overflow)
-        place_items(&plan);
-    if (plan.overflow || plan.total > ARENA_MAX_BYTES / sizeof(float)) {
+        plan_layer(net, &arena, l, fuses);
+    if (net->train && !has_gradient(net, net->layers.count - 1)) /* nothing learns */
+        learner_arena_add(&arena, &net->logits_grad, net->batch, net->class_count, 0,
+                          time_end(net));
+    if (!learner_arena_pack(&arena)) {
         st = delta_fail(err, DELTA_LIMIT,
                         "a batch of %zu images of %u x %u needs more than %zu MiB; "
                         "use a smaller batch",
-                        net->batch, net->arch.height, net->arch.image_width, ARENA_MAX_BYTES >> 20);
+                        net->batch, net->arch.height, net->arch.image_width,
+                        LEARNER_ARENA_MAX_BYTES >> 20);
         goto done;
     }
-    net->arena_bytes = plan.total * sizeof(float);
+    net->arena_bytes = arena.total * sizeof(float);
     net->arena = net->device->ops->alloc(net->device, net->arena_bytes);
     if (!net->arena) {
         st = delta_fail(err, DELTA_NO_MEMORY,
@@ -178,96 +176,98 @@ static enum delta_status plan_arena(struct learner_net *net, bool fuses, struct 
                         net->arena_bytes >> 20, net->batch);
         goto done;
     }
-    for (size_t i = 0; i < plan.count; i++)
-        *plan.items[i].target = net->arena + plan.items[i].offset;
-    st = DELTA_OK;
+    learner_arena_bind(&arena, net->arena);
 done:
-    free(plan.items);
+    learner_arena_release(&arena);
     return st;
 }
 
-static void conv_fields(const struct learner_net *net, size_t l, struct learner_op *op)
+/* Where the output of a layer lies for a reader: whole, or to be normalised. */
+static const float *output_of(const struct learner_net *net, int layer)
 {
-    const struct learner_layer *layer = &net->layers.items[l];
-    const struct learner_param *param = &net->params[net->first_param[l]];
-
-    op->kind = LEARNER_OP_CONV;
-    op->name = layer->name;
-    op->in = layer->in;
-    op->out = layer->out;
-    op->kernel = layer->kernel;
-    op->stride = layer->stride;
-    op->pad = layer->pad;
-    op->groups = layer->groups;
-    op->x = layer->input < 0 ? net->input : net->memory[layer->input].y;
-    op->dx = layer->input < 0 ? NULL : net->memory[layer->input].dy;
-    op->y = net->memory[l].z;
-    op->dy = net->memory[l].dz;
-    op->weight = param[0].data;
-    op->dweight = param[0].grad;
+    if (layer < 0)
+        return net->input;
+    return net->memory[layer].y ? net->memory[layer].y : net->memory[layer].z;
 }
 
-static void norm_fields(const struct learner_net *net, size_t l, struct learner_op *op)
+static float *gradient_of(const struct learner_net *net, int layer)
+{
+    return layer < 0 ? NULL : net->memory[layer].d;
+}
+
+static struct learner_op conv_op(const struct learner_net *net, size_t l)
 {
     const struct learner_layer *layer = &net->layers.items[l];
     const struct learner_layer_memory *memory = &net->memory[l];
     const struct learner_param *param = &net->params[net->first_param[l]];
+    struct learner_op op = {.kind = LEARNER_OP_CONV,
+                            .name = layer->name,
+                            .in = layer->in,
+                            .out = layer->out,
+                            .kernel = layer->kernel,
+                            .stride = layer->stride,
+                            .pad = layer->pad,
+                            .groups = layer->groups,
+                            .x = output_of(net, layer->input),
+                            .dx = gradient_of(net, layer->input),
+                            .y = memory->z,
+                            .dy = memory->d,
+                            .weight = param[0].data,
+                            .dweight = net->live[l].weight ? param[0].grad : NULL,
+                            .live = net->live[l].filters,
+                            .live_count = net->live[l].filter_count,
+                            .mean = param[3].data,
+                            .sums = memory->sums};
 
-    op->kind = LEARNER_OP_NORM;
-    op->name = layer->norm;
-    op->in = op->out = layer->out;
-    op->act = layer->act;
-    op->x = memory->z;
-    op->dx = memory->dz;
-    op->y = memory->y;
-    op->dy = memory->dy;
-    if (layer->residual >= 0) {
-        op->residual = net->memory[layer->residual].y;
-        op->dresidual = net->memory[layer->residual].dy;
+    if (layer->input >= 0 && !net->memory[layer->input].y) {
+        op.x_gain = net->memory[layer->input].gain;
+        op.x_offset = net->memory[layer->input].offset;
+        op.x_act = net->layers.items[layer->input].act;
     }
-    op->scale = param[1].data;
-    op->dscale = param[1].grad;
-    op->shift = param[2].data;
-    op->dshift = param[2].grad;
-    op->mean = param[3].data;
-    op->var = param[4].data;
-    op->batch_mean = memory->batch_mean;
-    op->inv_std = memory->inv_std;
+    return op;
 }
 
-static void plain_fields(const struct learner_net *net, size_t l, struct learner_op *op)
+static struct learner_op norm_op(const struct learner_net *net, size_t l)
 {
-    static const enum learner_op_kind kinds[] = {[LEARNER_LAYER_MAX_POOL] = LEARNER_OP_MAX_POOL,
-                                                 [LEARNER_LAYER_POOL] = LEARNER_OP_POOL,
-                                                 [LEARNER_LAYER_HEAD] = LEARNER_OP_LINEAR};
     const struct learner_layer *layer = &net->layers.items[l];
+    const struct learner_layer_memory *memory = &net->memory[l];
     const struct learner_param *param = &net->params[net->first_param[l]];
+    const bool learns = !net->live[l].folded;
+    struct learner_op op = {.kind = LEARNER_OP_NORM,
+                            .name = layer->norm,
+                            .in = layer->out,
+                            .out = layer->out,
+                            .act = layer->act,
+                            .x = memory->z,
+                            .dx = memory->d,
+                            .y = memory->y,
+                            .dy = memory->d,
+                            .scale = param[1].data,
+                            .dscale = learns ? param[1].grad : NULL,
+                            .shift = param[2].data,
+                            .dshift = learns ? param[2].grad : NULL,
+                            .mean = param[3].data,
+                            .var = param[4].data,
+                            .batch_mean = memory->batch_mean,
+                            .inv_std = memory->inv_std,
+                            .gain = memory->gain,
+                            .offset = memory->offset,
+                            .sums = memory->sums};
 
-    op->kind = kinds[layer->kind];
-    op->name = layer->name;
-    op->in = layer->in;
-    op->out = layer->out;
-    op->kernel = layer->kernel;
-    op->stride = layer->stride;
-    op->pad = layer->pad;
-    op->x = net->memory[layer->input].y;
-    op->dx = net->memory[layer->input].dy;
-    op->y = net->memory[l].y;
-    op->dy = layer->kind == LEARNER_LAYER_HEAD ? net->logits_grad : net->memory[l].dy;
-    if (layer->kind == LEARNER_LAYER_HEAD) {
-        op->weight = param[0].data;
-        op->dweight = param[0].grad;
-        op->bias = param[1].data;
-        op->dbias = param[1].grad;
+    if (layer->residual >= 0) {
+        op.residual = net->memory[layer->residual].y;
+        op.dresidual = net->memory[layer->residual].d;
     }
+    return op;
 }
 
+/* Convolution and norm in one. In a net that trains, z is where a lazy layer's output goes: the
+ * readers then find it normalised. */
 static struct learner_op fused_op(const struct learner_net *net, size_t l)
 {
-    struct learner_op op = {0}, conv = {0};
+    const struct learner_op conv = conv_op(net, l);
+    struct learner_op op = norm_op(net, l);
 
-    norm_fields(net, l, &op);
-    conv_fields(net, l, &conv);
     op.kind = LEARNER_OP_CONV_NORM;
     op.name = conv.name;
     op.in = conv.in;
@@ -276,41 +276,117 @@ static struct learner_op fused_op(const struct learner_net *net, size_t l)
     op.pad = conv.pad;
     op.groups = conv.groups;
     op.x = conv.x;
+    op.y = net->memory[l].y ? net->memory[l].y : net->memory[l].z;
     op.weight = conv.weight;
     op.dx = op.dresidual = NULL;
+    op.sums = NULL;
     return op;
 }
 
-/* The first writer of a gradient, in backward order, overwrites; later ones add. */
-static void set_adds(struct learner_net *net)
+/* A fused operation inside a training pass still gets a lazy input. */
+static struct learner_op fused_train_op(const struct learner_net *net, size_t l)
+{
+    const struct learner_op conv = conv_op(net, l);
+    struct learner_op op = fused_op(net, l);
+
+    op.x_gain = conv.x_gain;
+    op.x_offset = conv.x_offset;
+    op.x_act = conv.x_act;
+    return op;
+}
+
+static struct learner_op tail_op(const struct learner_net *net, size_t l)
+{
+    static const enum learner_op_kind kinds[] = {
+        [LEARNER_LAYER_POOL] = LEARNER_OP_POOL,
+        [LEARNER_LAYER_MAX_POOL] = LEARNER_OP_MAX_POOL,
+        [LEARNER_LAYER_HEAD] = LEARNER_OP_LINEAR,
+    };
+    const struct learner_layer *layer = &net->layers.items[l];
+    const bool head = layer->kind == LEARNER_LAYER_HEAD;
+    const struct learner_param *param = &net->params[net->first_param[l]];
+    struct learner_op op = {.kind = kinds[layer->kind],
+                            .name = layer->name,
+                            .in = layer->in,
+                            .out = layer->out,
+                            .kernel = layer->kernel,
+                            .stride = layer->stride,
+                            .pad = layer->pad,
+                            .x = output_of(net, layer->input),
+                            .dx = gradient_of(net, layer->input),
+                            .y = net->memory[l].y,
+                            .dy = head ? net->logits_grad : net->memory[l].d};
+
+    if (head) {
+        op.weight = param[0].data;
+        op.dweight = net->live[l].weight ? param[0].grad : NULL;
+        op.bias = param[1].data;
+        op.dbias = net->live[l].weight ? param[1].grad : NULL;
+    }
+    return op;
+}
+
+static void make_forward(struct learner_net *net, bool fuses)
+{
+    struct learner_op_list *list = &net->forward;
+
+    for (size_t l = 0; l < net->layers.count; l++) {
+        if (l == net->first_live)
+            net->forward_live = list->count;
+        if (net->layers.items[l].kind != LEARNER_LAYER_CONV) {
+            list->items[list->count++] = tail_op(net, l);
+        } else if (is_fused(net, l, fuses)) {
+            list->items[list->count++] = fused_train_op(net, l);
+        } else {
+            list->items[list->count++] = conv_op(net, l);
+            list->items[list->count++] = norm_op(net, l);
+        }
+    }
+    if (net->first_live >= net->layers.count)
+        net->forward_live = list->count;
+}
+
+/* The first writer of a gradient overwrites; later ones add. */
+static void make_backward(struct learner_net *net)
 {
     bool written[LEARNER_LAYERS_MAX] = {false};
-    size_t at = net->op_count;
+    struct learner_op_list *list = &net->backward;
 
-    for (size_t l = net->layers.count; l-- > 0;) {
+    for (size_t l = net->layers.count; l-- > net->first_live;) {
         const struct learner_layer *layer = &net->layers.items[l];
-        struct learner_op *op = &net->ops[--at];
-        if (layer->residual >= 0) {
-            op->dresidual_add = written[layer->residual];
-            written[layer->residual] = true;
+        struct learner_op op;
+        if (!has_gradient(net, l))
+            continue;
+        if (layer->kind == LEARNER_LAYER_CONV) {
+            op = norm_op(net, l);
+            if (net->live[l].folded)
+                op.x = NULL; /* its memory is another's by now */
+            if (op.dresidual) {
+                op.dresidual_add = written[layer->residual];
+                written[layer->residual] = true;
+            }
+            list->items[list->count++] = op;
+            op = conv_op(net, l);
+        } else {
+            op = tail_op(net, l);
         }
-        if (layer->kind == LEARNER_LAYER_CONV)
-            op = &net->ops[--at];
-        if (layer->input >= 0) {
-            op->dx_add = written[layer->input];
+        if (op.dx) {
+            op.dx_add = written[layer->input];
             written[layer->input] = true;
         }
+        if (op.dx || op.dweight)
+            list->items[list->count++] = op;
     }
 }
 
-static enum delta_status prepare(struct learner_net *net, const struct learner_op *ops,
-                                 size_t count, struct delta_error *err)
+static enum delta_status prepare(struct learner_net *net, const struct learner_op_list *list,
+                                 struct delta_error *err)
 {
     const struct learner_device_ops *device = net->device->ops;
     enum delta_status st = DELTA_OK;
 
-    for (size_t i = 0; !st && device->prepare && i < count; i++)
-        st = device->prepare(net->device, &ops[i], net->batch, net->train, err);
+    for (size_t i = 0; !st && device->prepare && i < list->count; i++)
+        st = device->prepare(net->device, &list->items[i], net->batch, net->train, err);
     return st;
 }
 
@@ -323,36 +399,31 @@ enum delta_status learner_graph_build(struct learner_net *net, struct delta_erro
 
     if (st)
         return st;
-    net->ops = delta_calloc(2 * net->layers.count, sizeof *net->ops);
-    net->fused = fuses ? delta_calloc(net->layers.count, sizeof *net->fused) : NULL;
-    if (!net->ops || (fuses && !net->fused))
+    net->forward.items = delta_calloc(2 * net->layers.count, sizeof *net->forward.items);
+    net->backward.items = delta_calloc(2 * net->layers.count, sizeof *net->backward.items);
+    net->infer.items = delta_calloc(2 * net->layers.count, sizeof *net->infer.items);
+    if (!net->forward.items || !net->backward.items || !net->infer.items)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for the operations of a network");
-    for (size_t l = 0; l < net->layers.count; l++) {
-        const bool is_conv = net->layers.items[l].kind == LEARNER_LAYER_CONV;
-        struct learner_op *op = &net->ops[net->op_count++];
-        if (is_conv) {
-            conv_fields(net, l, op);
-            norm_fields(net, l, &net->ops[net->op_count++]);
-        } else {
-            plain_fields(net, l, op);
-        }
-        if (fuses)
-            net->fused[net->fused_count++] = is_conv ? fused_op(net, l) : *op;
-    }
+    make_forward(net, fuses);
     if (net->train)
-        set_adds(net);
-    /* without training, a net that fuses has no memory for the single steps */
-    if (net->train || !fuses)
-        st = prepare(net, net->ops, net->op_count, err);
-    if (!st && fuses)
-        st = prepare(net, net->fused, net->fused_count, err);
+        make_backward(net);
+    /* Without training every pass is fused already; with it, inference fuses all layers. */
+    for (size_t l = 0; net->train && fuses && l < net->layers.count; l++)
+        net->infer.items[net->infer.count++] =
+            net->layers.items[l].kind == LEARNER_LAYER_CONV ? fused_op(net, l) : tail_op(net, l);
+    st = prepare(net, &net->forward, err);
+    if (!st)
+        st = prepare(net, &net->backward, err);
+    if (!st)
+        st = prepare(net, &net->infer, err);
     return st;
 }
 
 void learner_graph_release(struct learner_net *net)
 {
-    free(net->ops);
-    free(net->fused);
+    free(net->forward.items);
+    free(net->backward.items);
+    free(net->infer.items);
     if (net->arena)
         net->device->ops->release(net->device, net->arena);
 }

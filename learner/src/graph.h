@@ -3,13 +3,24 @@
 #define LEARNER_GRAPH_H
 
 #include "arch.h"
+#include "live.h"
 
 #define LEARNER_LAYER_PARAMS 5 /* at most: weight, batch norm's weight, bias, mean, variance */
 
-/* Which buffers of a layer; dz and z only where a batch norm follows a convolution. */
+/* The buffers of a layer; NULL where it needs none.
+ *   z   a convolution's output before its batch norm
+ *   y   the layer's output. A layer whose only readers are convolutions keeps z alone: they
+ *       normalise what they load
+ *   d   gradient of the output, then, in place, of z */
 struct learner_layer_memory {
-    float *y, *z, *dy, *dz;
-    float *batch_mean, *inv_std;
+    float *y, *z, *d;
+    float *batch_mean, *inv_std, *gain, *offset;
+    double *sums;
+};
+
+struct learner_op_list {
+    struct learner_op *items; /* owned, in the order of execution */
+    size_t count;
 };
 
 struct learner_net {
@@ -19,26 +30,37 @@ struct learner_net {
     bool train;
     struct learner_layers layers;
     size_t first_param[LEARNER_LAYERS_MAX]; /* of each layer */
+    struct learner_live live[LEARNER_LAYERS_MAX];
+    /* Layers below have nothing to learn: no gradients, and their results may come from a cache.
+     * 0 unless the net trains under a freeze plan */
+    size_t first_live;
+    size_t boundary[LEARNER_LAYERS_MAX]; /* layers below whose output layers above read */
+    size_t boundary_count;
+    size_t prefix_count; /* floats of an image in all of them */
+    bool fixed_norms;    /* some batch norm must not move: no pass in mode TRAIN */
 
     struct learner_param *params;
     char (*names)[DELTA_TENSOR_NAME_MAX + 1]; /* of the parameters */
     size_t param_count;
     float *values; /* one block: all parameters and statistics */
-    float *grads;  /* same layout; NULL unless train */
-    size_t value_count;
+    float *grads;  /* of those that learn; NULL unless train */
+    size_t value_count, grad_count;
 
     float *arena; /* activations, their gradients, input and output */
     size_t arena_bytes;
     struct learner_layer_memory memory[LEARNER_LAYERS_MAX];
     float *input, *logits_grad;
     uint64_t weights_version;
-    struct learner_pass last; /* the latest forward pass; mode INFER: none to go back from */
+    struct learner_pass last; /* the latest forward pass; n 0: none to go back from */
 
-    struct learner_op *ops; /* one by one; all modes */
-    size_t op_count;
-    struct learner_op *fused; /* INFER where the device can; else NULL */
-    size_t fused_count;
+    struct learner_op_list forward;  /* with what backward needs */
+    struct learner_op_list backward; /* empty unless train */
+    struct learner_op_list infer;    /* fused where the device can */
+    size_t forward_live;             /* the first of `forward` that belongs to a live layer */
 };
+
+/* Whether another layer's output must be in memory as a whole (see y above). */
+bool learner_graph_is_lazy(const struct learner_net *net, size_t layer);
 
 /* Plans and allocates the arena, then makes the operations. Parameters must be in place.
  *   fails    NO_MEMORY, LIMIT */

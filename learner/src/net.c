@@ -94,6 +94,11 @@ static enum delta_status check_tensor(const struct delta_tensor *tensor, const c
                       found);
 }
 
+static size_t aligned(size_t count)
+{
+    return (count + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+}
+
 /* Lists every parameter with its place in the block; checks the model before memory is taken. */
 static enum delta_status list_params(struct learner_net *net, const struct delta_model *model,
                                      struct delta_error *err)
@@ -121,7 +126,7 @@ static enum delta_status list_params(struct learner_net *net, const struct delta
             param->rank = specs[i].rank;
             memcpy(param->shape, specs[i].shape, sizeof param->shape);
             param->decays = specs[i].decays;
-            net->value_count += (tensor->count + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+            net->value_count += aligned(tensor->count);
         }
     }
     return DELTA_OK;
@@ -134,25 +139,51 @@ static bool is_statistic(const char *name)
     return last && !strncmp(last, ".running_", 9);
 }
 
+/* Whether a gradient is computed for this parameter of layer l. */
+static bool learns(const struct learner_net *net, const struct learner_param *param, size_t l)
+{
+    if (!net->train || is_statistic(param->name))
+        return false;
+    /* of a convolution the first parameter is its weight, the others are its norm's */
+    if (net->layers.items[l].kind == LEARNER_LAYER_CONV &&
+        param != &net->params[net->first_param[l]])
+        return !net->live[l].folded;
+    return net->live[l].weight;
+}
+
+static size_t layer_of(const struct learner_net *net, size_t param)
+{
+    size_t l = 0;
+
+    while (l + 1 < net->layers.count && net->first_param[l + 1] <= param)
+        l++;
+    return l;
+}
+
 static enum delta_status place_params(struct learner_net *net, const struct delta_model *model,
                                       struct delta_error *err)
 {
     const struct learner_device_ops *device = net->device->ops;
-    const size_t bytes = net->value_count * sizeof(float);
-    size_t at = 0;
+    size_t at = 0, grad_at = 0;
 
-    net->values = device->alloc(net->device, bytes);
-    net->grads = net->train ? device->alloc(net->device, bytes) : NULL;
-    if (!net->values || (net->train && !net->grads))
+    for (size_t i = 0; i < net->param_count; i++)
+        if (learns(net, &net->params[i], layer_of(net, i)))
+            net->grad_count += aligned(net->params[i].count);
+    net->values = device->alloc(net->device, net->value_count * sizeof(float));
+    net->grads =
+        net->grad_count ? device->alloc(net->device, net->grad_count * sizeof(float)) : NULL;
+    if (!net->values || (net->grad_count && !net->grads))
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for %zu parameters", net->value_count);
     for (size_t i = 0; i < net->param_count; i++) {
         struct learner_param *param = &net->params[i];
         param->data = net->values + at;
-        if (net->train && !is_statistic(param->name))
-            param->grad = net->grads + at;
         memcpy(param->data, delta_model_find(model, param->name)->data,
                param->count * sizeof(float));
-        at += (param->count + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+        at += aligned(param->count);
+        if (!learns(net, param, layer_of(net, i)))
+            continue;
+        param->grad = net->grads + grad_at;
+        grad_at += aligned(param->count);
     }
     return DELTA_OK;
 }
@@ -176,6 +207,10 @@ enum delta_status learner_net_new(struct learner_net **out, const struct delta_m
         goto done;
     }
     st = learner_arch_layers(&net->layers, &model->arch, model->class_count, err);
+    if (!st && net->train)
+        st = learner_live_find(net->live, &net->first_live, &net->layers, options->plan, err);
+    for (size_t l = 0; l < net->layers.count; l++)
+        net->fixed_norms |= net->live[l].folded;
     if (!st)
         st = list_params(net, model, err);
     if (!st)
@@ -205,6 +240,7 @@ void learner_net_free(struct learner_net *net)
             device->release(net->device, net->grads);
         device->close(net->device);
     }
+    learner_live_release(net->live, net->layers.count);
     free(net->params);
     free(net->names);
     free(net);
@@ -255,7 +291,7 @@ void learner_net_changed(struct learner_net *net)
 
 size_t learner_net_memory_bytes(const struct learner_net *net)
 {
-    return net->value_count * sizeof(float) * (net->train ? 2 : 1) + net->arena_bytes +
+    return (net->value_count + net->grad_count) * sizeof(float) + net->arena_bytes +
            net->device->ops->memory_bytes(net->device);
 }
 
@@ -289,56 +325,117 @@ static bool all_finite(const float *data, size_t count)
     return sum == 0;
 }
 
-/* The slow way, after something went wrong. A net that trains still holds every output; the
- * others have reused the memory and compute again. */
+/* The slow way, after something went wrong: most outputs are overwritten by now, so computes once
+ * more and looks at each. */
 static enum delta_status blame_layer(struct learner_net *net, const struct learner_op *ops,
                                      size_t count, const struct learner_pass *pass,
                                      struct delta_error *err)
 {
-    if (!all_finite(net->input, pass->n * learner_shape_count(&net->layers.items[0].in)))
-        return delta_fail(err, DELTA_NONFINITE, "the input holds a number that is not finite");
     for (size_t i = 0; i < count; i++) {
-        if (!net->train)
-            net->device->ops->run(net->device, &ops[i], pass);
-        if (!all_finite(ops[i].y, pass->n * learner_shape_count(&ops[i].out)))
+        const struct learner_op *op = &ops[i];
+        net->device->ops->run(net->device, op, pass);
+        if (!all_finite(op->y ? op->y : op->gain,
+                        op->y ? pass->n * learner_shape_count(&op->out) : op->out.c))
             return delta_fail(err, DELTA_NONFINITE, "layer '%s' gives a number that is not finite",
-                              ops[i].name);
+                              op->name);
     }
     return delta_fail(err, DELTA_NONFINITE, "the network gives a number that is not finite");
 }
 
-enum delta_status learner_net_forward(struct learner_net *net, size_t n, enum learner_mode mode,
-                                      struct delta_error *err)
+static enum delta_status check_pass(const struct learner_net *net, size_t n, enum learner_mode mode,
+                                    struct delta_error *err)
 {
-    const struct learner_pass pass = {
-        .n = n, .mode = mode, .weights_version = net->weights_version};
-    const bool fused = mode == LEARNER_INFER && net->fused;
-    const struct learner_op *ops = fused ? net->fused : net->ops;
-    const size_t count = fused ? net->fused_count : net->op_count;
-
     if (!n || n > net->batch)
         return delta_fail(err, DELTA_INTERNAL, "forward: %zu images in a net for 1 to %zu", n,
                           net->batch);
     if (mode != LEARNER_INFER && !net->train)
         return delta_fail(err, DELTA_INTERNAL, "forward: this net was built without training");
+    if (mode == LEARNER_TRAIN && net->fixed_norms)
+        return delta_fail(err, DELTA_INTERNAL,
+                          "forward: the plan freezes batch norms, mode TRAIN would move them");
+    return DELTA_OK;
+}
+
+static enum delta_status run_forward(struct learner_net *net, const struct learner_op *ops,
+                                     size_t count, size_t n, enum learner_mode mode,
+                                     struct delta_error *err)
+{
+    const struct learner_pass pass = {
+        .n = n, .mode = mode, .weights_version = net->weights_version};
+
     for (size_t i = 0; i < count; i++)
         net->device->ops->run(net->device, &ops[i], &pass);
-    net->last = pass;
+    net->last = mode == LEARNER_INFER ? (struct learner_pass){0} : pass;
     if (!all_finite(learner_net_logits(net), n * net->class_count))
         return blame_layer(net, ops, count, &pass, err);
     return DELTA_OK;
+}
+
+enum delta_status learner_net_forward(struct learner_net *net, size_t n, enum learner_mode mode,
+                                      struct delta_error *err)
+{
+    const struct learner_op_list *list =
+        mode == LEARNER_INFER && net->infer.count ? &net->infer : &net->forward;
+    enum delta_status st = check_pass(net, n, mode, err);
+
+    if (!st)
+        st = run_forward(net, list->items, list->count, n, mode, err);
+    if (st == DELTA_NONFINITE &&
+        !all_finite(net->input, n * learner_shape_count(&net->layers.items[0].in)))
+        return delta_fail(err, DELTA_NONFINITE, "the input holds a number that is not finite");
+    return st;
+}
+
+size_t learner_net_prefix_count(const struct learner_net *net)
+{
+    return net->prefix_count;
+}
+
+void learner_net_prefix_read(const struct learner_net *net, float *out, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t b = 0; b < net->boundary_count; b++) {
+            const size_t l = net->boundary[b];
+            const size_t count = learner_shape_count(&net->layers.items[l].out);
+            memcpy(out, net->memory[l].y + i * count, count * sizeof *out);
+            out += count;
+        }
+}
+
+enum delta_status learner_net_forward_from(struct learner_net *net, const float *const *records,
+                                           size_t n, enum learner_mode mode,
+                                           struct delta_error *err)
+{
+    const enum delta_status st = check_pass(net, n, mode, err);
+
+    if (st)
+        return st;
+    if (!net->prefix_count)
+        return delta_fail(err, DELTA_INTERNAL, "forward: this net has no frozen prefix");
+    for (size_t i = 0; i < n; i++) {
+        const float *from = records[i];
+        for (size_t b = 0; b < net->boundary_count; b++) {
+            const size_t l = net->boundary[b];
+            const size_t count = learner_shape_count(&net->layers.items[l].out);
+            memcpy(net->memory[l].y + i * count, from, count * sizeof *from);
+            from += count;
+        }
+    }
+    return run_forward(net, net->forward.items + net->forward_live,
+                       net->forward.count - net->forward_live, n, mode, err);
 }
 
 enum delta_status learner_net_backward(struct learner_net *net, size_t n, struct delta_error *err)
 {
     struct learner_pass pass = net->last;
 
-    if (pass.mode == LEARNER_INFER || pass.n != n)
+    if (!pass.n || pass.n != n)
         return delta_fail(err, DELTA_INTERNAL,
                           "backward: needs a training forward pass over the same %zu images", n);
     pass.backward = true;
-    for (size_t i = net->op_count; i-- > 0;)
-        net->device->ops->run(net->device, &net->ops[i], &pass);
+    for (size_t i = 0; i < net->backward.count; i++)
+        net->device->ops->run(net->device, &net->backward.items[i], &pass);
+    net->last = (struct learner_pass){0};
     return DELTA_OK;
 }
 

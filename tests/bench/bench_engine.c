@@ -100,15 +100,18 @@ static void report_layers(struct learner_net *net, double peak)
 {
     struct learner_pass pass = {.n = net->batch, .mode = LEARNER_INFER};
 
-    for (size_t i = 0; !net->train && i < net->fused_count; i++)
-        report_op(net, &net->fused[i], "infer", op_cpu_seconds(net, &net->fused[i], &pass),
-                  bench_op_flops(&net->fused[i]), peak);
+    for (size_t i = 0; !net->train && i < net->forward.count; i++) {
+        const struct learner_op *op = &net->forward.items[i];
+        report_op(net, op, "infer", op_cpu_seconds(net, op, &pass), bench_op_flops(op), peak);
+    }
     pass.mode = LEARNER_TRAIN;
-    for (size_t i = 0; net->train && i < net->op_count; i++) {
-        const struct learner_op *op = &net->ops[i];
-        pass.backward = false;
+    for (size_t i = 0; net->train && i < net->forward.count; i++) {
+        const struct learner_op *op = &net->forward.items[i];
         report_op(net, op, "forward", op_cpu_seconds(net, op, &pass), bench_op_flops(op), peak);
-        pass.backward = true;
+    }
+    pass.backward = true;
+    for (size_t i = 0; i < net->backward.count; i++) {
+        const struct learner_op *op = &net->backward.items[i];
         report_op(net, op, "backward", op_cpu_seconds(net, op, &pass),
                   bench_op_flops(op) * (op->dx ? 2 : 1), peak);
     }

@@ -27,9 +27,9 @@ double bench_net_flops(const struct bench_net *bench)
     const struct learner_net *net = bench->net;
     double sum = 0;
 
-    for (size_t i = 0; i < net->op_count; i++)
-        sum += bench_op_flops(&net->ops[i]);
-    return bench->train ? 3 * sum - bench_op_flops(&net->ops[0]) : sum;
+    for (size_t i = 0; i < net->forward.count; i++)
+        sum += bench_op_flops(&net->forward.items[i]);
+    return bench->train ? 3 * sum - bench_op_flops(&net->forward.items[0]) : sum;
 }
 
 static enum delta_status build_net(struct bench_net *out, const struct bench_net_options *options,

@@ -20,13 +20,18 @@ struct learner_net_options {
     size_t batch;       /* largest n; 0 = 64 */
     int threads;        /* 0 = all cores */
     bool train;         /* false: no gradients, no kept activations */
+    /* Trains under the freeze marks of this model's tensors: no gradient is computed for a frozen
+     * filter or tensor, none goes below the lowest layer that learns, and frozen batch norms are
+     * part of their convolutions. Only read by learner_net_new. NULL: everything learns */
+    const struct delta_model *plan;
 };
 
 /* One parameter or running statistic; views into the net's blocks. */
 struct learner_param {
     const char *name; /* torchvision's */
     float *data;
-    float *grad; /* NULL for running statistics and when !train */
+    float *grad; /* NULL for running statistics, when !train, and when wholly frozen. Filters that
+                  * are wholly frozen have unspecified numbers here */
     size_t count;
     uint32_t rank;
     uint64_t shape[DELTA_TENSOR_RANK_MAX];
@@ -58,7 +63,8 @@ size_t learner_net_memory_bytes(const struct learner_net *net); /* all blocks to
 
 float *learner_net_input(struct learner_net *net); /* [batch, h, w, c], to be filled */
 
-/* fails: NONFINITE names the layer when an output is NaN or infinite */
+/* fails    NONFINITE names the layer when an output is NaN or infinite; INTERNAL in mode TRAIN
+ * under a plan that freezes batch norms */
 DELTA_MUST_USE enum delta_status learner_net_forward(struct learner_net *net, size_t n,
                                                      enum learner_mode mode,
                                                      struct delta_error *err);
@@ -66,7 +72,21 @@ const float *learner_net_logits(const struct learner_net *net);   /* [n, classes
 const float *learner_net_features(const struct learner_net *net); /* [n, d] */
 float *learner_net_logits_grad(struct learner_net *net);          /* [n, classes], to be filled */
 
-/* Gradients of every parameter for the logit gradients above; overwrites, does not add up. */
+/* A net that trains under a freeze plan has a frozen prefix: the layers below the lowest one that
+ * learns. What they make of an image never changes and may be kept by the caller.
+ *   count    floats of an image; 0: there is no frozen prefix
+ *   read     after a forward pass over n images: out [n, count]
+ *   forward_from  a forward pass over images whose records [n] of [count] are given */
+size_t learner_net_prefix_count(const struct learner_net *net);
+void learner_net_prefix_read(const struct learner_net *net, float *out, size_t n);
+DELTA_MUST_USE enum delta_status learner_net_forward_from(struct learner_net *net,
+                                                          const float *const *records, size_t n,
+                                                          enum learner_mode mode,
+                                                          struct delta_error *err);
+
+/* Gradients of every parameter for the logit gradients above; overwrites, does not add up. Uses up
+ * what the forward pass kept: only once for each.
+ *   fails    INTERNAL without a forward pass in a training mode over n images before it */
 DELTA_MUST_USE enum delta_status learner_net_backward(struct learner_net *net, size_t n,
                                                       struct delta_error *err);
 

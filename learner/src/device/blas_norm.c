@@ -116,6 +116,20 @@ static void add_up(void *context, size_t member, size_t members)
     }
 }
 
+/* The variance of a channel is a difference of two numbers; when its mean lies far from what was
+ * taken off, nothing but rounding is left of it. */
+#define FAR 16 /* squared distance of the mean, in variances: four bits are lost */
+
+static bool is_far(const double *sums, size_t channels, double count)
+{
+    for (size_t c = 0; c < channels; c++) {
+        const double shift = sums[c] / count;
+        if (shift * shift > FAR * (sums[channels + c] / count - shift * shift))
+            return true;
+    }
+    return false;
+}
+
 /* Mean and 1/std of the batch; moves the running statistics. */
 static void batch_statistics(struct work *work)
 {
@@ -126,6 +140,13 @@ static void batch_statistics(struct work *work)
     /* the first pixel is near the mean, which keeps the squares small */
     work->near = op->sums ? op->mean : op->x;
     if (!sums) {
+        learner_pool_run(work->job->blas->pool, add_up, work);
+        sums = total_sums(work);
+    }
+    if (is_far(sums, op->in.c, count)) { /* once more, around the mean that was found */
+        for (size_t c = 0; c < op->in.c; c++)
+            op->batch_mean[c] = (float)(work->near[c] + sums[c] / count);
+        work->near = op->batch_mean;
         learner_pool_run(work->job->blas->pool, add_up, work);
         sums = total_sums(work);
     }

@@ -233,7 +233,7 @@ static void norm_backward(const struct learner_op *op, size_t n, enum learner_mo
         for (int round = 0; round < 2; round++)
             for (size_t at = c; at < end; at += op->in.c) {
                 const double g = norm_gradient(op, at);
-                const double hat = (op->x[at] - op->batch_mean[c]) * op->inv_std[c];
+                const double hat = op->x ? (op->x[at] - op->batch_mean[c]) * op->inv_std[c] : 0;
                 if (round == 0) {
                     sum += g;
                     sum_hat += g * hat;

@@ -28,7 +28,8 @@ static int set_up(void **state)
                                                      .augment = true};
     const struct delta_arch arch = {.name = "resnet18",
                                     .stem = "cifar",
-                                    .width = 4,
+                                    .width =
+                                        8, /* strong enough that thresholds decide, not rounding */
                                     .channels = 3,
                                     .height = 32,
                                     .image_width = 32,
