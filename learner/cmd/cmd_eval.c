@@ -45,17 +45,8 @@ static void print_text(const struct learner_scores *scores, const struct delta_m
 static enum delta_status keep_first(struct learner_samples *data, size_t limit,
                                     struct delta_error *err)
 {
-    struct learner_samples kept = LEARNER_SAMPLES_INIT;
-    enum delta_status st;
-
-    if (limit == 0)
-        return DELTA_OK;
-    st = learner_samples_select(&kept, data, data->classes, data->class_count, limit, err);
-    if (st)
-        return st;
-    learner_samples_release(data);
-    *data = kept;
-    return DELTA_OK;
+    return limit ? learner_samples_keep(data, data->classes, data->class_count, limit, err)
+                 : DELTA_OK;
 }
 
 int learner_cmd_eval(int argc, char **argv)

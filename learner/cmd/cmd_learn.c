@@ -99,9 +99,12 @@ static enum delta_status read_source(struct learn *l, struct delta_error *err)
     if (!st)
         st = learner_classes_pick(&classes, &count, l->classes, &data, NULL, err);
     if (!st)
-        st = learner_samples_select(&l->fresh, &data, classes, count, (size_t)l->per_class, err);
+        st = learner_samples_keep(&data, classes, count, (size_t)l->per_class, err);
     free(classes);
-    learner_samples_release(&data);
+    if (st)
+        learner_samples_release(&data);
+    else
+        l->fresh = data;
     return st;
 }
 

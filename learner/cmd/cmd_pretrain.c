@@ -116,10 +116,13 @@ static enum delta_status load_split(struct learner_samples *out, const struct pr
     if (!st)
         st = learner_classes_pick(&classes, &count, p->classes, &data, p->order, err);
     if (!st)
-        st = learner_samples_select(out, &data, classes, count,
-                                    split == LEARNER_SPLIT_TRAIN ? (size_t)p->per_class : 0, err);
+        st = learner_samples_keep(&data, classes, count,
+                                  split == LEARNER_SPLIT_TRAIN ? (size_t)p->per_class : 0, err);
     free(classes);
-    learner_samples_release(&data);
+    if (st)
+        learner_samples_release(&data);
+    else
+        *out = data;
     return st;
 }
 

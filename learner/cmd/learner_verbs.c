@@ -290,7 +290,6 @@ enum delta_status learner_samples_known(struct learner_samples *samples,
                                         struct delta_error *err)
 {
     struct delta_class_id *known = delta_calloc(samples->class_count + 1, sizeof *known);
-    struct learner_samples kept = LEARNER_SAMPLES_INIT;
     size_t count = 0;
     enum delta_status st;
 
@@ -300,19 +299,13 @@ enum delta_status learner_samples_known(struct learner_samples *samples,
         for (size_t i = 0; i < samples->class_count; i++)
             if (strcmp(samples->classes[i].text, model->classes[k].text) == 0)
                 known[count++] = samples->classes[i];
-    st = learner_samples_select(&kept, samples, known, count, per_class, err);
+    st = learner_samples_keep(samples, known, count, per_class, err);
     free(known);
-    if (!st && kept.count == 0) {
-        learner_samples_release(&kept);
+    if (!st && samples->count == 0)
         st = delta_fail(err, DELTA_NOT_FOUND,
                         "the data has no image of a class that the model knows ('%s', ...)",
                         model->class_count ? model->classes[0].text : "none");
-    }
-    if (st)
-        return st;
-    learner_samples_release(samples);
-    *samples = kept;
-    return DELTA_OK;
+    return st;
 }
 
 void learner_device_name(char *out, size_t size, const struct delta_model *model,

@@ -12,6 +12,9 @@
 #include "sources.h"
 
 #define MEGABYTE ((size_t)1 << 20)
+/* Pages of programs and libraries, thread stacks and small blocks that work touches only once it
+ * has begun: 1 to 2.5 MB measured on x86-64. */
+#define TOUCHED_LATER (2 * MEGABYTE)
 
 /* "VmRSS:     1234 kB" in bytes; 0 where there is no such file or line. */
 static size_t status_bytes(const char *key)
@@ -62,7 +65,7 @@ static enum delta_status total_of(const struct search *search, size_t images, si
     size_t bytes = 0;
     const enum delta_status st = search->need(search->context, images, &bytes, err);
 
-    if (!st && !delta_size_add(bytes, search->now, total))
+    if (!st && !delta_size_add(bytes, search->now + TOUCHED_LATER, total))
         return delta_fail(err, DELTA_LIMIT, "more memory than can be counted");
     if (!st && *total < search->peak)
         *total = search->peak;

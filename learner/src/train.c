@@ -375,9 +375,12 @@ static enum delta_status take_over(struct trainer *trainer, struct learner_check
 
     if (st)
         return st;
-    if (state->microbatch != trainer->micro || state->steps > trainer->planned)
-        return delta_fail(err, DELTA_FORMAT, "%llu steps, %llu images at once",
-                          (unsigned long long)state->steps, (unsigned long long)state->microbatch);
+    if (state->steps > trainer->planned)
+        return delta_fail(err, DELTA_FORMAT, "%llu steps", (unsigned long long)state->steps);
+    if (state->microbatch != trainer->micro)
+        return delta_fail(err, DELTA_MISMATCH,
+                          "it has %llu images at once, here are %zu; remove the file to start anew",
+                          (unsigned long long)state->microbatch, trainer->micro);
     trainer->status.step = (size_t)state->step;
     trainer->status.steps = (size_t)state->steps;
     return learner_train_load(trainer, file, err);
