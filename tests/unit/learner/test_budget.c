@@ -30,7 +30,7 @@ static int set_up(void **state)
 
     (void)state;
     harness_scratch_make(&scratch);
-    st = learner_samples_open(&both, "synthetic:classes=5,train=40,seed=5", LEARNER_SPLIT_TRAIN,
+    st = learner_samples_open(&both, "synthetic:classes=5,train=24,seed=5", LEARNER_SPLIT_TRAIN,
                               &err);
     if (!st)
         st = learner_samples_select(&train, &both, both.classes, 3, 0, &err);
@@ -85,7 +85,7 @@ static enum delta_status run_pretrain(const struct learner_budget *budget,
     struct learner_pretrain_options options = learner_pretrain_defaults();
 
     options.epochs = 1;
-    options.batch = 48;
+    options.batch = 32;
     if (rich) {
         options.ema = 0.9;
         options.mixup = 0.5;
@@ -187,8 +187,8 @@ static void plan_is_what_is_measured(void **state)
         uint32_t width;
     } rows[] = {
         {"pretrain", "resnet18", PRETRAIN, 16},
-        {"pretrain, average and checkpoint", "resnet18", PRETRAIN_RICH, 32},
-        {"evaluation", "resnet18", EVALUATE, 32},
+        {"pretrain, average and checkpoint", "resnet18", PRETRAIN_RICH, 24},
+        {"evaluation", "resnet18", EVALUATE, 24},
         {"freeze plan", "resnet18", FREEZE_PLAN, 16},
         {"exemplars", "resnet18", EXEMPLARS, 16},
         {"stage A", "resnet18", STAGE_A, 16},
@@ -216,10 +216,11 @@ static void plan_is_what_is_measured(void **state)
 static void smallest_budget_is_named_and_works(void **state)
 {
     static const enum what all[] = {PRETRAIN, EVALUATE, FREEZE_PLAN, EXEMPLARS, STAGE_A, FREEZE};
+    const uint32_t width = 12;
 
     (void)state;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        struct outcome o = run_apart(all[i], "resnet18", 16, MB);
+        struct outcome o = run_apart(all[i], "resnet18", width, MB);
         size_t smallest = 0, images = 0;
         assert_int_equal(o.status, DELTA_NO_MEMORY);
         assert_int_equal(o.told.calls, 0);
@@ -228,14 +229,14 @@ static void smallest_budget_is_named_and_works(void **state)
         assert_int_equal(sscanf(at, "smallest budget is %zu MB, with %zu", &smallest, &images), 2);
         assert_int_equal(images, all[i] == PRETRAIN ? 8 : 1);
         const size_t room = MEASURES_MEMORY ? 1 : 16; /* a little: processes differ by pages */
-        o = run_apart(all[i], "resnet18", 16, (smallest + room) * MB);
+        o = run_apart(all[i], "resnet18", width, (smallest + room) * MB);
         if (o.status)
             fail_msg("%zu: %zu MB: %s", i, smallest, o.err.text);
         assert_true(o.told.bytes <= (smallest + room) * MB);
         if (MEASURES_MEMORY && (double)o.peak > 1.1 * (double)o.told.bytes)
             fail_msg("%zu: planned %zu, measured %zu", i, o.told.bytes, o.peak);
         if (MEASURES_MEMORY)
-            assert_true(o.told.images < 48);
+            assert_true(o.told.images < 32);
     }
 }
 
@@ -252,7 +253,7 @@ static void fewer_at_once_is_the_same_evaluation(void **state)
     make_model(&model, "resnet18", 4);
     assert_ok(learner_evaluate(&a, &model, &train, &few, &err));
     assert_ok(learner_evaluate(&b, &model, &train, &many, &err));
-    assert_int_equal(a.images, 120);
+    assert_int_equal(a.images, 72);
     assert_int_equal(a.correct, b.correct);
     for (size_t k = 0; k < a.class_count; k++)
         assert_int_equal(a.classes[k].correct, b.classes[k].correct);
@@ -355,7 +356,7 @@ static void late_increment_returns_what_it_has(void **state)
     assert_true(report.cut_short);
     assert_true(report.image_passes > 64);
     assert_true(spent_ms > 2000 && spent_ms < 8000);
-    assert_int_equal(report.probe_images, 120); /* the guard looked all the same */
+    assert_int_equal(report.probe_images, 72); /* the guard looked all the same */
     assert_int_equal(learned.class_count, 5);
     delta_model_release(&learned);
     /* enough time: not cut short */

@@ -298,15 +298,24 @@ static void cli_plans_memory_and_refuses_too_little(void **state)
             fail_msg("%s: status %d: %s", verb, run.status, run.err);
         assert_int_not_equal(access(out, F_OK), 0);
     }
-    harness_run(&run, "frostline-learn", "eval", "--model", base, "--data", DATA, "--time", "0.001",
-                NULL);
+    harness_run(&run, "frostline-learn", "plan", "--model", base, "--data", DATA, "--time", "0.001",
+                "--out", harness_path(&scratch, "none.flm"), NULL);
     assert_int_equal(run.status, 6);
     assert_non_null(strstr(run.err, "time is up"));
 }
 
-/* Starts a pretraining that leaves a checkpoint every step, sends a signal when there is one. */
+static ino_t inode_of(const char *path)
+{
+    struct stat info;
+
+    return stat(path, &info) ? 0 : info.st_ino;
+}
+
+/* Starts a pretraining that leaves a checkpoint every step, sends a signal when there is a new one.
+ */
 static int pretrain_and_signal(const char *checkpoint, const char *out, int number)
 {
+    const ino_t before = inode_of(checkpoint);
     char program[600];
     int status = 0;
     pid_t pid;
@@ -319,7 +328,7 @@ static int pretrain_and_signal(const char *checkpoint, const char *out, int numb
               "--checkpoint", checkpoint, "--every", "0.01s", "--out", out, (char *)NULL);
         _exit(127);
     }
-    for (int i = 0; i < 6000 && access(checkpoint, F_OK) != 0; i++)
+    for (int i = 0; i < 6000 && inode_of(checkpoint) == before; i++)
         usleep(10000);
     kill(pid, number);
     waitpid(pid, &status, 0);
