@@ -337,7 +337,7 @@ enum agent_outcome agent_step_check(struct agent *agent)
     enum delta_status st = DELTA_OK;
     enum agent_outcome outcome;
 
-    agent_job_budget(&order.budget, agent->options);
+    order.budget.threads = (int)agent->options->threads;
     if (agent->slots.current >= 0)
         st = agent_slot_path(order.old_path, agent->identity.dir, agent->slots.current, &err);
     if (!st)

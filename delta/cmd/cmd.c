@@ -22,7 +22,7 @@ static enum delta_status parse_kind(struct cmd_file *file, struct delta_error *e
         return delta_fail(err, DELTA_TRUNCATED, "the file is empty");
     if (delta_npz_is(bytes)) {
         file->kind = CMD_NPZ;
-        st = delta_npz_decode(&file->model, bytes, NULL, err);
+        st = delta_npz_decode(&file->model, bytes, NULL, NULL, err);
         return st ? st : delta_model_digest(&file->model, &file->version, err);
     }
     st = delta_container_kind(bytes, &kind, &ignored);
@@ -110,7 +110,6 @@ void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring
         if (!out->status && ring->count)
             out->status = delta_container_verify(bytes, ring, &out->trusted_by, &out->why);
     }
-    out->is_signed = out->count > 0;
     if (out->status && !cmd_is_foreign(file->kind))
         (void)delta_fail_in(&out->why, out->status, "'%s'", file->path);
     if (out->status)

@@ -109,6 +109,7 @@ static enum delta_status take_names(struct delta_model *model,
 }
 
 static enum delta_status load_foreign(struct delta_model *model, const char *path,
+                                      const struct delta_arch_hint *hint,
                                       struct delta_safetensors_info *info, struct delta_error *err)
 {
     struct delta_buf file;
@@ -117,19 +118,19 @@ static enum delta_status load_foreign(struct delta_model *model, const char *pat
     if (st)
         return st; /* names the file already */
     st = delta_npz_is(delta_buf_bytes(&file))
-             ? delta_npz_decode(model, delta_buf_bytes(&file), info, err)
-             : delta_safetensors_decode(model, delta_buf_bytes(&file), info, err);
+             ? delta_npz_decode(model, delta_buf_bytes(&file), hint, info, err)
+             : delta_safetensors_decode_as(model, delta_buf_bytes(&file), hint, info, err);
     delta_buf_release(&file);
     return st ? delta_fail_in(err, st, "'%s'", path) : DELTA_OK;
 }
 
-static enum delta_status import_file(const char *path, const char *order, const char *names,
-                                     const char *out, struct delta_digest *version,
-                                     struct delta_error *err)
+static enum delta_status import_file(const char *path, const struct delta_arch_hint *hint,
+                                     const char *order, const char *names, const char *out,
+                                     struct delta_digest *version, struct delta_error *err)
 {
     struct delta_safetensors_info info = {NULL, 0};
     struct delta_model model;
-    enum delta_status st = load_foreign(&model, path, &info, err);
+    enum delta_status st = load_foreign(&model, path, hint, &info, err);
 
     if (st)
         return st;
@@ -159,12 +160,17 @@ int cmd_import(int argc, char **argv)
         "Turns a safetensors or npz file, as Python writes it, into a model (.flm).",
         "The network is told by metadata (arch, width, stem, mean, std, input; in an\n"
         "npz file by its member frostline.json), else by the names and shapes of the\n"
-        "tensors. Classes are named by metadata (class_names), or by line L of --names,\n"
+        "tensors: resnet18, resnet20 and mobilenet_v2 are known by them. --arch, --width,\n"
+        "--stem and --size go before both. MobileNetV2's strides cannot be seen: without\n"
+        "--stem cifar it is taken for one of 224 pixels.\n\n"
+        "Classes are named by metadata (class_names), or by line L of --names,\n"
         "where L is the label that --order (or metadata 'classes') gives an output.\n\n"
         "No freeze plan exists yet afterwards: every weight is live.",
         1,
         1};
     const char *out = NULL, *order = NULL, *names = NULL;
+    struct delta_arch_hint hint = {.name = NULL};
+    int64_t width = 0, size = 0;
     bool json = false;
     struct delta_opt opts[] = {
         {.name = "out",
@@ -173,6 +179,30 @@ int cmd_import(int argc, char **argv)
          .arg = "FILE",
          .required = true,
          .help = "write the model here (.flm)"},
+        {.name = "arch",
+         .kind = DELTA_OPT_CHOICE,
+         .value = &hint.name,
+         .choices = "resnet18|resnet20|mobilenet_v2",
+         .help = "network"},
+        {.name = "width",
+         .kind = DELTA_OPT_INT,
+         .value = &width,
+         .arg = "N",
+         .low = 0,
+         .high = 1024,
+         .help = "first stage's channels; mobilenet_v2: percent"},
+        {.name = "stem",
+         .kind = DELTA_OPT_CHOICE,
+         .value = &hint.stem,
+         .choices = "cifar|imagenet",
+         .help = "how images enter"},
+        {.name = "size",
+         .kind = DELTA_OPT_INT,
+         .value = &size,
+         .arg = "PIXELS",
+         .low = 0,
+         .high = 4096,
+         .help = "side of the images; 0: 32 or 224, by the stem"},
         {.name = "order",
          .kind = DELTA_OPT_TEXT,
          .value = &order,
@@ -192,7 +222,9 @@ int cmd_import(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
-    if (import_file(argv[first], order, names, out, &version, &err))
+    hint.width = (uint32_t)width;
+    hint.side = (uint32_t)size;
+    if (import_file(argv[first], &hint, order, names, out, &version, &err))
         return delta_cli_fail(&help, &err);
     if (json)
         return cmd_print_json(json_pack("{s:o, s:o}", "version", cmd_json_digest(&version), "file",

@@ -234,6 +234,7 @@ static enum delta_status load_meta(const struct member *member, json_t **out,
 }
 
 enum delta_status delta_npz_decode(struct delta_model *out, struct delta_bytes file,
+                                   const struct delta_arch_hint *hint,
                                    struct delta_safetensors_info *info, struct delta_error *err)
 {
     struct delta_model model = DELTA_MODEL_INIT;
@@ -251,7 +252,7 @@ enum delta_status delta_npz_decode(struct delta_model *out, struct delta_bytes f
             st = delta_fail_in(err, st, "member '%.127s'", members[i].name);
     }
     if (!st)
-        st = delta_safetensors_meta_read(&model, meta, info, err);
+        st = delta_safetensors_meta_read(&model, meta, hint, info, err);
     if (!st) {
         *out = model;
         model = (struct delta_model)DELTA_MODEL_INIT;

@@ -201,9 +201,10 @@ static enum delta_status load_tensor(struct delta_model *model, const struct ent
     return st;
 }
 
-enum delta_status delta_safetensors_decode(struct delta_model *out, struct delta_bytes file,
-                                           struct delta_safetensors_info *info,
-                                           struct delta_error *err)
+enum delta_status delta_safetensors_decode_as(struct delta_model *out, struct delta_bytes file,
+                                              const struct delta_arch_hint *hint,
+                                              struct delta_safetensors_info *info,
+                                              struct delta_error *err)
 {
     struct delta_model model = DELTA_MODEL_INIT;
     struct delta_bytes header = {NULL, 0}, data = {NULL, 0};
@@ -224,7 +225,8 @@ enum delta_status delta_safetensors_decode(struct delta_model *out, struct delta
             st = delta_fail_in(err, st, "tensor '%.127s'", entries[i].name);
     }
     if (!st)
-        st = delta_safetensors_meta_read(&model, json_object_get(json, "__metadata__"), info, err);
+        st = delta_safetensors_meta_read(&model, json_object_get(json, "__metadata__"), hint, info,
+                                         err);
     if (!st) {
         *out = model;
         model = (struct delta_model)DELTA_MODEL_INIT;
@@ -233,6 +235,13 @@ enum delta_status delta_safetensors_decode(struct delta_model *out, struct delta
     free(entries);
     json_decref(json);
     return st;
+}
+
+enum delta_status delta_safetensors_decode(struct delta_model *out, struct delta_bytes file,
+                                           struct delta_safetensors_info *info,
+                                           struct delta_error *err)
+{
+    return delta_safetensors_decode_as(out, file, NULL, info, err);
 }
 
 enum delta_status delta_safetensors_load(struct delta_model *out, const char *path,

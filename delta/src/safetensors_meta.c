@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arch_guess.h"
 #include "pack.h"
 
 static const double cifar_mean[3] = {0.5071, 0.4865, 0.4409};
@@ -77,39 +78,6 @@ static uint64_t dim(const struct delta_model *model, const char *name, uint32_t 
     return tensor && index < tensor->rank ? tensor->shape[index] : 0;
 }
 
-static bool has(const struct delta_model *model, const char *name)
-{
-    return delta_model_find(model, name) != NULL;
-}
-
-/* Leaves the name empty when nothing fits. */
-static void guess(const struct delta_model *model, struct delta_arch *arch)
-{
-    const char *name = "";
-    const char *first = "conv1.weight";
-
-    if (has(model, "features.18.0.weight")) {
-        name = "mobilenetv2";
-        first = "features.0.0.weight";
-    } else if (has(model, "layer4.1.conv2.weight") && !has(model, "layer1.2.conv1.weight") &&
-               !has(model, "layer1.0.conv3.weight")) {
-        name = "resnet18";
-    } else if (has(model, "layer3.2.conv2.weight") && !has(model, "layer4.0.conv1.weight") &&
-               !has(model, "layer1.0.conv3.weight")) {
-        name = "resnet20";
-    }
-    snprintf(arch->name, sizeof arch->name, "%s", name);
-    /* torchvision's MobileNetV2 has no 7x7 stem: its strides cannot be seen. 224 is its default. */
-    const bool cifar =
-        strcmp(name, "mobilenetv2") == 0 ? false : dim(model, "conv1.weight", 2) != 7;
-    snprintf(arch->stem, sizeof arch->stem, "%s", cifar ? "cifar" : "imagenet");
-    const uint64_t width = dim(model, first, 0);
-    if (width && width <= 65535 / 100)
-        arch->width = (uint32_t)(strcmp(name, "mobilenetv2") == 0 ? width * 100 / 32 : width);
-    const uint64_t channels = dim(model, first, 1);
-    arch->channels = channels >= 1 && channels <= 3 ? (uint32_t)channels : 3;
-}
-
 static enum delta_status triple(const json_t *meta, const char *key, const double fallback[3],
                                 uint32_t channels, double out[3], struct delta_error *err)
 {
@@ -128,7 +96,8 @@ static enum delta_status triple(const json_t *meta, const char *key, const doubl
     return DELTA_OK;
 }
 
-static enum delta_status sizes(const json_t *meta, struct delta_arch *arch, struct delta_error *err)
+static enum delta_status sizes(const json_t *meta, const struct delta_arch_hint *hint,
+                               struct delta_arch *arch, struct delta_error *err)
 {
     double input[3], width;
     size_t count;
@@ -147,6 +116,8 @@ static enum delta_status sizes(const json_t *meta, struct delta_arch *arch, stru
     } else if (!st && count) {
         st = delta_fail(err, DELTA_FORMAT, "metadata 'input' is not 'channels height width'");
     }
+    if (!st && hint && hint->side)
+        arch->height = arch->image_width = hint->side;
     if (!st)
         st = numbers_of(meta, "width", &width, 1, &count, err);
     if (!st && count) {
@@ -154,25 +125,46 @@ static enum delta_status sizes(const json_t *meta, struct delta_arch *arch, stru
             return delta_fail(err, DELTA_LIMIT, "metadata 'width' is %g", width);
         arch->width = (uint32_t)width;
     }
+    if (hint && hint->width)
+        arch->width = hint->width;
     return st;
 }
 
-static enum delta_status read_arch(struct delta_model *model, const json_t *meta,
-                                   struct delta_error *err)
+/* The file's own word over what its tensors look like, the caller's over both. */
+static enum delta_status read_names(struct delta_model *model, const json_t *meta,
+                                    const struct delta_arch_hint *hint, struct delta_error *err)
 {
     struct delta_arch *arch = &model->arch;
     enum delta_status st;
 
-    guess(model, arch);
+    delta_arch_guess(arch, model);
     st = word_of(meta, "arch", arch->name, sizeof arch->name, err);
     if (!st)
         st = word_of(meta, "stem", arch->stem, sizeof arch->stem, err);
+    if (!st && hint && hint->name)
+        snprintf(arch->name, sizeof arch->name, "%s", hint->name);
+    if (!st && hint && hint->stem)
+        snprintf(arch->stem, sizeof arch->stem, "%s", hint->stem);
     if (!st && !arch->name[0])
         st = delta_fail(err, DELTA_UNSUPPORTED,
-                        "cannot tell the architecture from the tensor names; give it as metadata "
-                        "'arch'");
+                        "cannot tell the architecture from the tensor names; give it as --arch of "
+                        "'frostline-delta import', or as metadata 'arch'");
+    return st;
+}
+
+static enum delta_status read_arch(struct delta_model *model, const json_t *meta,
+                                   const struct delta_arch_hint *hint, struct delta_error *err)
+{
+    struct delta_arch *arch = &model->arch;
+    enum delta_status st = read_names(model, meta, hint, err);
+
     if (!st)
-        st = sizes(meta, arch, err);
+        st = sizes(meta, hint, arch, err);
+    if (!st && !arch->width)
+        return delta_fail(err, DELTA_UNSUPPORTED,
+                          "cannot tell the width of %s from the shapes; give it as --width of "
+                          "'frostline-delta import', or as metadata 'width'",
+                          arch->name);
     const bool imagenet = strcmp(arch->stem, "imagenet") == 0;
     if (!st)
         st = triple(meta, "mean", imagenet ? imagenet_mean : cifar_mean, arch->channels, arch->mean,
@@ -180,7 +172,11 @@ static enum delta_status read_arch(struct delta_model *model, const json_t *meta
     if (!st)
         st = triple(meta, "std", imagenet ? imagenet_std : cifar_std, arch->channels, arch->std,
                     err);
-    return st ? st : delta_arch_check(arch, err);
+    if (!st)
+        st = delta_arch_check(arch, err);
+    if (!st && hint && (hint->name || hint->stem || hint->width))
+        st = delta_arch_fits(arch, model, err);
+    return st;
 }
 
 /* ---- classes ---- */
@@ -269,6 +265,7 @@ static enum delta_status read_classes(struct delta_model *model, const json_t *m
 }
 
 enum delta_status delta_safetensors_meta_read(struct delta_model *model, const json_t *meta,
+                                              const struct delta_arch_hint *hint,
                                               struct delta_safetensors_info *info,
                                               struct delta_error *err)
 {
@@ -277,7 +274,7 @@ enum delta_status delta_safetensors_meta_read(struct delta_model *model, const j
 
     if (meta && !json_is_object(meta))
         return delta_fail(err, DELTA_FORMAT, "'__metadata__' is not an object");
-    st = read_arch(model, meta, err);
+    st = read_arch(model, meta, hint, err);
     if (!st)
         st = read_classes(model, meta, err);
     if (!st)

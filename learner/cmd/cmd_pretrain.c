@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "delta/file.h"
+#include "learner/networks.h"
 #include "learner_verbs.h"
 
 static const struct delta_verb_help help = {
@@ -18,13 +19,7 @@ static const struct delta_verb_help help = {
         "With --checkpoint, a run that was killed or stopped (SIGINT, SIGTERM) goes on when the "
         "same command is given again, and ends with the same bytes as one that was not. The file "
         "is removed when the model is written. A checkpoint of other options is refused.\n\n"
-        "One seed and one number of threads give the same bytes each time. With --time, the number "
-        "of steps is fitted to the speed of the first ones and adjusted on the way, so that the "
-        "cosine ends in time and the test after it: then the result depends on the "
-        "speed. " LEARNER_BUDGET_HELP
-        "A batch that does not fit goes through in parts, each with statistics of its own in batch "
-        "norm, which changes the result; a checkpoint keeps to the parts it began with."
-        "\n\n" LEARNER_DATA_HELP,
+        "One seed and one number of threads give the same bytes each time.\n\n" LEARNER_DATA_HELP,
 };
 
 /* A small set needs many small steps: with the defaults for large ones it is hardly trained. */
@@ -34,8 +29,8 @@ static const struct delta_verb_help help = {
 
 struct pretrain {
     struct learner_common common;
-    const char *source, *order, *classes, *arch, *out;
-    int64_t width, epochs, batch, per_class;
+    const char *source, *order, *classes, *arch, *stem, *out;
+    int64_t width, size, epochs, batch, per_class;
     double lr, momentum, weight_decay, mixup, label_smoothing, ema;
     int64_t cutout, held_out;
     bool no_augment, resume;
@@ -111,18 +106,16 @@ static enum delta_status load_split(struct learner_samples *out, const struct pr
     struct learner_samples data = LEARNER_SAMPLES_INIT;
     struct delta_class_id *classes = NULL;
     size_t count = 0;
-    enum delta_status st = learner_samples_open(&data, p->source, split, err);
+    enum delta_status st = learner_samples_open_sized(&data, p->source, split, (uint32_t)p->size,
+                                                      (uint32_t)p->size, err);
 
     if (!st)
         st = learner_classes_pick(&classes, &count, p->classes, &data, p->order, err);
     if (!st)
-        st = learner_samples_keep(&data, classes, count,
-                                  split == LEARNER_SPLIT_TRAIN ? (size_t)p->per_class : 0, err);
+        st = learner_samples_select(out, &data, classes, count,
+                                    split == LEARNER_SPLIT_TRAIN ? (size_t)p->per_class : 0, err);
     free(classes);
-    if (st)
-        learner_samples_release(&data);
-    else
-        *out = data;
+    learner_samples_release(&data);
     return st;
 }
 
@@ -151,26 +144,20 @@ static enum delta_status read_options(struct learner_pretrain_options *out,
     return p->every ? read_every(out, p->every, err) : DELTA_OK;
 }
 
-/* Trains, then gives the images back: the test needs room too. */
-static enum delta_status train(struct delta_model *model, struct pretrain *p, size_t test_images,
-                               struct learner_samples *data, struct delta_error *err)
+static enum delta_status train(struct delta_model *model, struct pretrain *p,
+                               const struct learner_samples *data, struct delta_error *err)
 {
     struct learner_pretrain_options options;
-    struct learner_budget budget = p->common.budget;
-    struct delta_arch arch = {.stem = "cifar",
-                              .width = (uint32_t)p->width,
-                              .channels = data->channels,
-                              .height = data->height,
-                              .image_width = data->width,
-                              .mean = {0.5071, 0.4865, 0.4409},
-                              .std = {0.2673, 0.2564, 0.2762}};
+    struct learner_budget budget = *learner_common_budget(&p->common);
+    struct delta_arch arch;
     enum delta_status st = read_options(&options, p, data->count, err);
 
+    if (!st)
+        st = learner_network_arch(&arch, p->arch, p->stem, (uint32_t)p->width, data->channels,
+                                  data->height, data->width, err);
     if (st)
         return st;
-    snprintf(arch.name, sizeof arch.name, "%s", p->arch);
     options.watch_context = p;
-    options.test_images = test_images;
     budget.progress = go_on;
     if (p->checkpoint)
         catch_signals();
@@ -179,7 +166,6 @@ static enum delta_status train(struct delta_model *model, struct pretrain *p, si
     if (!st)
         st = learner_pretrain_run(model, data, &options, &budget, &p->status, err);
     learner_common_done(&p->common);
-    learner_samples_release(data);
     return st;
 }
 
@@ -189,51 +175,43 @@ static void print_result(const struct pretrain *p, const struct learner_scores *
     const double top1 =
         scores->images ? 100.0 * (double)scores->correct / (double)scores->images : 0;
 
-    if (!p->common.json && scores->images)
-        printf("top-1 %.2f %% on %zu test images of %zu classes; ", top1, scores->images, classes);
     if (!p->common.json) {
-        printf("'%s' is %s\n", p->out, hex);
+        printf("top-1 %.2f %% on %zu test images of %zu classes; '%s' is %s\n", top1,
+               scores->images, classes, p->out, hex);
         return;
     }
-    json_t *json = json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f}", "out", p->out, "model", hex,
-                             "images", (json_int_t)scores->images, "classes", (json_int_t)classes,
-                             "steps", (json_int_t)p->status.steps, "images_per_second",
-                             p->status.images_per_second, "loss", p->status.loss);
-    learner_common_json(&p->common, json);
-    if (scores->images)
-        json_object_set_new(json, "top1", json_real(top1));
+    json_t *json =
+        json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:f, s:f}", "out", p->out, "model", hex, "top1",
+                  top1, "images", (json_int_t)scores->images, "classes", (json_int_t)classes,
+                  "steps", (json_int_t)p->status.steps, "images_per_second",
+                  p->status.images_per_second, "loss", p->status.loss);
     if (p->status.held_out >= 0)
         json_object_set_new(json, "held_out", json_real(100 * p->status.held_out));
     learner_print_json(json);
 }
 
-/* Trains, saves, and tests on the data's test split where there is one. Planned is the training:
- * the test takes less. */
+/* Trains, saves, and tests on the data's test split where there is one. */
 static enum delta_status run(struct pretrain *p, struct delta_error *err)
 {
     struct learner_samples data = LEARNER_SAMPLES_INIT, test = LEARNER_SAMPLES_INIT;
     struct delta_model model = DELTA_MODEL_INIT;
     struct learner_scores scores = {0};
-    struct learner_budget budget = *learner_common_budget(&p->common, help.verb);
     struct delta_digest digest;
     char hex[DELTA_DIGEST_HEX];
-    enum delta_status st = load_split(&test, p, LEARNER_SPLIT_TEST, err);
+    enum delta_status st = load_split(&data, p, LEARNER_SPLIT_TRAIN, err);
 
     if (!st)
-        st = load_split(&data, p, LEARNER_SPLIT_TRAIN, err);
-    if (!st)
-        st = train(&model, p, test.count, &data, err);
+        st = train(&model, p, &data, err);
     if (!st)
         st = delta_model_save(&model, p->out, err);
     if (!st && p->checkpoint)
         st = delta_file_remove(p->checkpoint, err);
     if (!st)
         st = delta_model_digest(&model, &digest, err);
-    budget.planned = NULL;
-    if (!st && learner_evaluate(&scores, &model, &test, &budget, err)) {
-        st = err->status == DELTA_INTERRUPTED ? DELTA_OK : err->status; /* the model is there */
-        fprintf(stderr, "%s pretrain: not tested: %s\n", LEARNER_PROGRAM, err->text);
-    }
+    if (!st)
+        st = load_split(&test, p, LEARNER_SPLIT_TEST, err);
+    if (!st)
+        st = learner_evaluate(&scores, &model, &test, &p->common.budget, err);
     learner_common_done(&p->common);
     if (!st) {
         delta_digest_hex(hex, &digest);
@@ -251,7 +229,7 @@ int learner_cmd_pretrain(int argc, char **argv)
     const struct learner_pretrain_options defaults = learner_pretrain_defaults();
     struct pretrain p = {.common = LEARNER_COMMON_INIT,
                          .arch = "resnet18",
-                         .width = 16,
+                         .stem = "cifar",
                          .epochs = defaults.epochs,
                          .momentum = defaults.momentum,
                          .weight_decay = defaults.weight_decay};
@@ -264,9 +242,14 @@ int learner_cmd_pretrain(int argc, char **argv)
          .help = "labels in the order that 'the first N' means"},
         {"per-class", DELTA_OPT_INT, &p.per_class, .arg = "N",
          .help = "training images per class, 0 = all", .low = 0, .high = 1e9},
-        {"arch", DELTA_OPT_CHOICE, &p.arch, .choices = "resnet18", .help = "architecture"},
-        {"width", DELTA_OPT_INT, &p.width, .arg = "N", .help = "channels of the first stage",
-         .low = 1, .high = 256},
+        {"arch", DELTA_OPT_CHOICE, &p.arch, .choices = LEARNER_NETWORK_NAMES,
+         .help = "architecture; the verb networks lists them"},
+        {"stem", DELTA_OPT_CHOICE, &p.stem, .choices = LEARNER_STEM_NAMES,
+         .help = "for small images, or for those of about 224 pixels"},
+        {"width", DELTA_OPT_INT, &p.width, .arg = "N",
+         .help = "channels; mobilenet_v2: percent; 0: 16 or 100", .low = 0, .high = 1024},
+        {"size", DELTA_OPT_INT, &p.size, .arg = "PIXELS",
+         .help = "side to which folders' images are resized; 0: 32", .low = 0, .high = 1024},
         {"epochs", DELTA_OPT_INT, &p.epochs, .arg = "N", .help = "passes over the data", .low = 1,
          .high = 10000},
         {"batch", DELTA_OPT_INT, &p.batch, .arg = "N",
@@ -299,7 +282,6 @@ int learner_cmd_pretrain(int argc, char **argv)
         {"out", DELTA_OPT_TEXT, &p.out, .arg = "FILE", .help = "model file to write",
          .required = true},
         LEARNER_OPT_DEVICE(p.common),
-        LEARNER_OPT_BUDGET(p.common),
         LEARNER_OPT_SEED(p.common),
         LEARNER_OPT_JSON(p.common),
         {0}};

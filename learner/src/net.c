@@ -169,22 +169,16 @@ static enum delta_status place_params(struct learner_net *net, const struct delt
     for (size_t i = 0; i < net->param_count; i++)
         if (learns(net, &net->params[i], layer_of(net, i)))
             net->grad_count += aligned(net->params[i].count);
-    if (net->dry) {
-        net->values = LEARNER_NO_MEMORY_BEHIND;
-        net->grads = net->grad_count ? LEARNER_NO_MEMORY_BEHIND : NULL;
-    } else {
-        net->values = device->alloc(net->device, net->value_count * sizeof(float));
-        net->grads =
-            net->grad_count ? device->alloc(net->device, net->grad_count * sizeof(float)) : NULL;
-    }
+    net->values = device->alloc(net->device, net->value_count * sizeof(float));
+    net->grads =
+        net->grad_count ? device->alloc(net->device, net->grad_count * sizeof(float)) : NULL;
     if (!net->values || (net->grad_count && !net->grads))
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for %zu parameters", net->value_count);
     for (size_t i = 0; i < net->param_count; i++) {
         struct learner_param *param = &net->params[i];
         param->data = net->values + at;
-        if (!net->dry)
-            memcpy(param->data, delta_model_find(model, param->name)->data,
-                   param->count * sizeof(float));
+        memcpy(param->data, delta_model_find(model, param->name)->data,
+               param->count * sizeof(float));
         at += aligned(param->count);
         if (!learns(net, param, layer_of(net, i)))
             continue;
@@ -194,9 +188,9 @@ static enum delta_status place_params(struct learner_net *net, const struct delt
     return DELTA_OK;
 }
 
-static enum delta_status build(struct learner_net **out, const struct delta_model *model,
-                               const struct learner_net_options *options, bool dry,
-                               struct delta_error *err)
+enum delta_status learner_net_new(struct learner_net **out, const struct delta_model *model,
+                                  const struct learner_net_options *options,
+                                  struct delta_error *err)
 {
     enum delta_status st = DELTA_INTERNAL;
     struct learner_net *net = delta_calloc(1, sizeof *net);
@@ -206,7 +200,6 @@ static enum delta_status build(struct learner_net **out, const struct delta_mode
     net->arch = model->arch;
     net->batch = options->batch ? options->batch : BATCH_DEFAULT;
     net->train = options->train;
-    net->dry = dry;
     net->weights_version = 1;
     net->class_count = model->class_count;
     if (net->batch > BATCH_MAX) {
@@ -234,26 +227,6 @@ done:
     return st;
 }
 
-enum delta_status learner_net_new(struct learner_net **out, const struct delta_model *model,
-                                  const struct learner_net_options *options,
-                                  struct delta_error *err)
-{
-    return build(out, model, options, false, err);
-}
-
-enum delta_status learner_net_plan_bytes(size_t *bytes, const struct delta_model *model,
-                                         const struct learner_net_options *options,
-                                         struct delta_error *err)
-{
-    struct learner_net *net = NULL;
-    const enum delta_status st = build(&net, model, options, true, err);
-
-    if (!st)
-        *bytes = learner_net_memory_bytes(net);
-    learner_net_free(net);
-    return st;
-}
-
 void learner_net_free(struct learner_net *net)
 {
     if (!net)
@@ -261,9 +234,9 @@ void learner_net_free(struct learner_net *net)
     if (net->device) {
         const struct learner_device_ops *device = net->device->ops;
         learner_graph_release(net);
-        if (net->values && !net->dry)
+        if (net->values)
             device->release(net->device, net->values);
-        if (net->grads && !net->dry)
+        if (net->grads)
             device->release(net->device, net->grads);
         device->close(net->device);
     }

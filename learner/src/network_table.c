@@ -28,7 +28,7 @@ static const struct learner_block_row separable_block = {
 /* clang-format off */
 const struct learner_network_row learner_networks[] = {
     /* torchvision's names. ImageNet: 7x7, stride 2, max-pool; CIFAR: 3x3, stride 1. */
-    {.name = "resnet18", .text = "ResNet-18", .unit = LEARNER_WIDTH_CHANNELS, .width = 64,
+    {.name = "resnet18", .text = "ResNet-18", .unit = LEARNER_WIDTH_CHANNELS, .width = 16,
      .stem = {"conv1", "bn1", 1, LEARNER_ACT_RELU, {{3, 1, false}, {7, 2, true}}},
      .prefix = "layer",
      .stages = {{&basic_block, 1, 2, 1, {1, 1}},

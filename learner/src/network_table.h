@@ -47,7 +47,7 @@ struct learner_stage_row {
 struct learner_network_row {
     const char *name, *text;
     enum learner_width_unit unit;
-    uint32_t width; /* the published one */
+    uint32_t width; /* where none is asked for: what a small device can train */
     struct {
         const char *name, *norm;
         size_t channels;

@@ -52,12 +52,15 @@ def resnet20(width, stem, classes):
     return ResNet20(width, classes)
 
 
-def mobilenetv2(width, stem, classes):
-    """width: multiplier times 100"""
-    net = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=width / 100, dropout=0.0)
+def mobilenet_v2(width, stem, classes):
+    """width: multiplier times 100. The strides go in as a setting, not into the made layers: they
+    decide which blocks have a residual."""
+    setting = [[1, 16, 1, 1], [6, 24, 2, 1 if stem == "cifar" else 2], [6, 32, 3, 2], [6, 64, 4, 2],
+               [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
+    net = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=width / 100, dropout=0.0,
+                                          inverted_residual_setting=setting)
     if stem == "cifar":
         net.features[0][0].stride = (1, 1)
-        net.features[2].conv[1][0].stride = (1, 1)
     return net
 
 
@@ -71,4 +74,4 @@ def stir(net, generator):
                 tensor.data.uniform_(low, high, generator=generator)
 
 
-MAKERS = {"resnet18": resnet18, "resnet20": resnet20, "mobilenetv2": mobilenetv2}
+MAKERS = {"resnet18": resnet18, "resnet20": resnet20, "mobilenet_v2": mobilenet_v2}

@@ -13,11 +13,13 @@
 /* Whether these are the first bytes of a zip archive. */
 bool delta_npz_is(struct delta_bytes file);
 
-/* Class ids and info as delta_safetensors_decode() tells.
+/* Class ids, hint and info as delta_safetensors_decode_as() tells.
+ *   hint     may be NULL
  *   info     may be NULL
  *   fails    TRUNCATED, FORMAT (members that overlap or lie), DIGEST (a member's CRC-32),
  *            UNSUPPORTED, LIMIT, NO_MEMORY; the text names the member */
 DELTA_MUST_USE enum delta_status delta_npz_decode(struct delta_model *out, struct delta_bytes file,
+                                                  const struct delta_arch_hint *hint,
                                                   struct delta_safetensors_info *info,
                                                   struct delta_error *err);
 /* Atomically.  fails: LIMIT (more than 4 GiB), IO, NO_SPACE, NO_MEMORY */

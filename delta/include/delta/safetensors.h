@@ -14,6 +14,15 @@ struct delta_safetensors_info {
 };
 void delta_safetensors_info_release(struct delta_safetensors_info *info);
 
+/* What a caller knows better than a file: goes before its metadata and before what its tensors
+ * look like. NULL and 0: nothing. A MobileNetV2 of torchvision, for one, says nowhere that it was
+ * trained with the strides for small images. */
+struct delta_arch_hint {
+    const char *name, *stem;
+    uint32_t width; /* as in struct delta_arch */
+    uint32_t side;  /* pixels of a square image */
+};
+
 /* Loads tensors and architecture. Class ids come from "class_names" (blank-separated) when
  * present, otherwise "class-0", "class-1", ... for each row of the head; a caller that knows the
  * labels' names renames them (model.classes).
@@ -24,6 +33,14 @@ DELTA_MUST_USE enum delta_status delta_safetensors_decode(struct delta_model *ou
                                                           struct delta_bytes file,
                                                           struct delta_safetensors_info *info,
                                                           struct delta_error *err);
+/* The same.
+ *   hint     may be NULL
+ *   fails    also MISMATCH: the first tensors cannot be those of the network that the hint names */
+DELTA_MUST_USE enum delta_status delta_safetensors_decode_as(struct delta_model *out,
+                                                             struct delta_bytes file,
+                                                             const struct delta_arch_hint *hint,
+                                                             struct delta_safetensors_info *info,
+                                                             struct delta_error *err);
 DELTA_MUST_USE enum delta_status delta_safetensors_load(struct delta_model *out, const char *path,
                                                         struct delta_safetensors_info *info,
                                                         struct delta_error *err);

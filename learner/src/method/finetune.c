@@ -15,12 +15,6 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     return st;
 }
 
-static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
-                              struct delta_error *err)
-{
-    return learner_tune_need(task, false, false, images, bytes, err);
-}
-
 /* A baseline is there to be measured: its guard lets everything pass. */
 const struct learner_method learner_method_finetune = {
     "finetune",
@@ -34,5 +28,4 @@ const struct learner_method learner_method_finetune = {
      .max_old_drop = 1,
      .min_new_recall = 0},
     run,
-    need,
 };

@@ -161,7 +161,7 @@ static void npz_comes_back(void **state)
     assert_ok(delta_npz_save(&versions[0], path, &err));
     assert_ok(delta_file_read(path, 1 << 20, &file, &err));
     assert_true(delta_npz_is(delta_buf_bytes(&file)));
-    assert_ok(delta_npz_decode(&back, delta_buf_bytes(&file), NULL, &err));
+    assert_ok(delta_npz_decode(&back, delta_buf_bytes(&file), NULL, NULL, &err));
     assert_int_equal(back.class_count, 3);
     assert_string_equal(back.classes[2].text, "cat");
     assert_int_equal(back.tensor_count, versions[0].tensor_count);
@@ -174,11 +174,12 @@ static void npz_comes_back(void **state)
     }
     delta_model_release(&back);
     for (size_t n = 0; n < file.len; n++) /* every half file */
-        assert_true(delta_npz_decode(&back, delta_bytes(file.data, n), NULL, &err) != DELTA_OK);
+        assert_true(delta_npz_decode(&back, delta_bytes(file.data, n), NULL, NULL, &err) !=
+                    DELTA_OK);
     /* every byte changed: contents are under a checksum, and nothing crashes */
     for (size_t n = 0; n < file.len; n++) {
         file.data[n] ^= 0x41;
-        if (delta_npz_decode(&back, delta_buf_bytes(&file), NULL, &err))
+        if (delta_npz_decode(&back, delta_buf_bytes(&file), NULL, NULL, &err))
             refused++;
         else
             delta_model_release(&back);

@@ -123,6 +123,30 @@ static void rows_of_two_devices_stand_side_by_side(void **state)
     delta_model_release(&base);
 }
 
+/* A classifier by another name: MobileNetV2's. */
+static void head_by_another_name_merges_alike(void **state)
+{
+    const struct offer offers[] = {{"b", {"wolf"}, 0.25f, 0, 0, 0, 10},
+                                   {"a", {"fox"}, -0.5f, 0, 0, 0, 5}};
+    struct delta_model base, out;
+    bool changed;
+    float bias;
+
+    (void)state;
+    fixture_model(&base);
+    snprintf(delta_model_find(&base, "fc.weight")->name, sizeof base.tensors->name, "%s",
+             "classifier.1.weight");
+    snprintf(delta_model_find(&base, "fc.bias")->name, sizeof base.tensors->name, "%s",
+             "classifier.1.bias");
+    merge(&base, &base, offers, 2, NULL, &out, NULL, &changed);
+    assert_true(changed);
+    assert_int_equal(delta_model_find(&out, "classifier.1.weight")->shape[0], 5);
+    assert_true(row_of(&out, "wolf", &bias)[3] == 0.25f && bias == 2.5f);
+    assert_true(row_of(&out, "fox", &bias)[0] == -0.5f && bias == -5.0f);
+    delta_model_release(&out);
+    delta_model_release(&base);
+}
+
 static void same_new_class_is_weighted_by_samples(void **state)
 {
     const struct offer offers[] = {{"a", {"fox"}, 1.0f, 0, 0, 0, 30},
@@ -273,6 +297,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_of_two_devices_stand_side_by_side),
+        cmocka_unit_test(head_by_another_name_merges_alike),
         cmocka_unit_test(same_new_class_is_weighted_by_samples),
         cmocka_unit_test(slice_is_weighted_by_staleness_and_frozen_stays),
         cmocka_unit_test(base_rows_are_averaged_over_those_who_changed_them),
