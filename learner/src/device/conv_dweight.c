@@ -35,11 +35,14 @@ static size_t sum_floats(const struct shape *s)
 enum delta_status conv_gemm_dweight_prepare(struct blas *blas, const struct learner_op *op,
                                             struct delta_error *err)
 {
-    const struct shape s = shape_of(blas, op);
+    struct learner_op all = *op; /* the plan of what is live may change after this */
+
+    all.live = NULL;
+    const struct shape s = shape_of(blas, &all);
     const struct blas_window window = blas_window_of(op, 1);
     const size_t rows = conv_block_rows(&window, BLOCK_PIXELS);
-    /* the gradients of a block, whole panels; one more panel than there may be columns for */
-    const size_t gradients = rows * window.w * (s.stride + s.panel);
+    /* the gradients of a block, whole panels: fewer filters may have wider ones */
+    const size_t gradients = rows * window.w * (s.stride + blas->kernels->gemm_cols);
 
     return blas_scratch(blas,
                         (s.by_pixels ? sum_floats(&s) : 0) + conv_round_up(gradients, 16) +
