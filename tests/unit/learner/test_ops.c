@@ -18,6 +18,7 @@ struct row {
     bool residual, add; /* add: gradients add to what is there */
     double tolerance;   /* ||blas - ref|| / ||ref|| of each result */
     size_t groups;      /* 0: one */
+    float mean;         /* of the input, which has variance 1 */
     size_t live;        /* convolution: only every so many-th filter is live; 0: all */
     enum lazy {
         WHOLE,
@@ -143,8 +144,8 @@ static const struct row rows[] = {
     {"winograd, several blocks of tiles", WINOGRAD_OF(1, 16, 45, 38, 16, 3, 1, 1)},
     {"winograd, several blocks of inputs", WINOGRAD_OF(3, 144, 7, 5, 16, 3, 1, 1)},
     {"winograd, several blocks of outputs", WINOGRAD_OF(3, 16, 7, 5, 144, 3, 1, 1)},
-    {"winograd, several blocks", WINOGRAD_OF(14, 80, 10, 8, 96, 3, 1, 1), .add = true},
-    {"winograd, several chunks", WINOGRAD_OF(90, 80, 5, 6, 80, 3, 1, 1), .live = 7},
+    {"winograd, several blocks", WINOGRAD_OF(17, 80, 5, 5, 96, 3, 1, 1), .add = true},
+    {"winograd, several chunks", WINOGRAD_OF(330, 16, 3, 3, 80, 3, 1, 1)},
     {"winograd, many weights", WINOGRAD_OF(2, 272, 4, 4, 272, 3, 1, 1)},
     {"winograd, some filters live", WINOGRAD_OF(3, 16, 9, 7, 48, 3, 1, 1), .live = 4},
     {"winograd, few filters live", WINOGRAD_OF(3, 144, 9, 7, 80, 3, 1, 1), .live = 33},
@@ -153,6 +154,7 @@ static const struct row rows[] = {
     {"winograd, input normed, relu", WINOGRAD_OF(3, 16, 12, 15, 64, 3, 1, 1), .add = true,
      .live = 5, .lazy = LAZY_RELU},
     {"winograd, input normed, relu6", WINOGRAD_OF(3, 96, 7, 5, 80, 3, 1, 1), .lazy = LAZY_RELU6},
+    {"winograd, large mean", WINOGRAD_OF(3, 48, 9, 7, 32, 3, 1, 1), .mean = 100},
     {"winograd and norm", WINOGRAD_FUSED_OF(3, 16, 9, 7, 32, 3, 1, 1)},
     {"winograd and norm, relu", WINOGRAD_FUSED_OF(3, 16, 9, 7, 80, 3, 1, 1), .act = RELU,
      .residual = true},
@@ -218,6 +220,8 @@ static void operation_init(struct operation *o, const struct row *row)
     const size_t in = row->n * learner_shape_count(&op->in);
     const size_t out = row->n * learner_shape_count(&op->out);
     op->x = buffer(o, in, 1);
+    for (size_t i = 0; i < in; i++)
+        ((float *)op->x)[i] += row->mean;
     op->dy = buffer(o, out, 2);
     op->residual = row->residual ? buffer(o, out, 3) : NULL;
     op->weight = buffer(o, weights, 4);
@@ -658,6 +662,55 @@ static void forward_does_not_depend_on_threads_or_batch(void **state)
     assert_true(checked >= 30);
 }
 
+/* For inference, what is derived from the weights stays until they change. */
+static void check_kept_weights(const struct row *row)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct learner_device *device = open_device("blas", 2, NULL);
+    struct operation o;
+
+    operation_init(&o, row);
+    struct learner_pass pass = {.n = row->n, .mode = LEARNER_INFER, .weights_version = 7};
+    const size_t bytes = row->n * learner_shape_count(&o.op.out) * sizeof(float);
+    float *first = malloc(bytes), *second = malloc(bytes);
+    assert_true(first && second);
+    const size_t before = device->ops->memory_bytes(device);
+    assert_ok(device->ops->prepare(device, &o.op, row->n, false, &err));
+    const size_t prepared = device->ops->memory_bytes(device);
+    assert_true(prepared > before);
+    device->ops->run(device, &o.op, &pass);
+    memcpy(first, o.op.y, bytes);
+    ((float *)o.op.weight)[0] += 1;
+    device->ops->run(device, &o.op, &pass);
+    assert_memory_equal(first, o.op.y, bytes);
+    pass.weights_version++;
+    device->ops->run(device, &o.op, &pass);
+    memcpy(second, o.op.y, bytes);
+    assert_true(memcmp(first, second, bytes) != 0);
+    ((float *)o.op.weight)[0] -= 1;
+    pass.weights_version = 0; /* may have changed */
+    device->ops->run(device, &o.op, &pass);
+    assert_true(memcmp(second, o.op.y, bytes) != 0);
+    assert_int_equal(device->ops->memory_bytes(device), prepared);
+    free(first);
+    free(second);
+    operation_release(&o);
+    device->ops->close(device);
+}
+
+static void inference_keeps_weights_until_they_change(void **state)
+{
+    size_t checked = 0;
+
+    (void)state;
+    for (size_t r = 0; r < ROWS; r++)
+        if (rows[r].kind == FUSED && !strncmp(rows[r].name, "winograd", 8)) {
+            check_kept_weights(&rows[r]);
+            checked++;
+        }
+    assert_true(checked >= 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -666,6 +719,7 @@ int main(void)
         cmocka_unit_test(ref_adds_where_asked),
         cmocka_unit_test(blas_agrees_with_ref),
         cmocka_unit_test(forward_does_not_depend_on_threads_or_batch),
+        cmocka_unit_test(inference_keeps_weights_until_they_change),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
