@@ -19,7 +19,7 @@ double bench_op_flops(const struct learner_op *op)
         return 2.0 * (double)(op->in.c * op->out.c);
     if (op->kind != LEARNER_OP_CONV && op->kind != LEARNER_OP_CONV_NORM)
         return 0;
-    return 2 * area * (double)(op->out.c * op->in.c * op->kernel * op->kernel);
+    return 2 * area * (double)(op->out.c * (op->in.c / op->groups) * op->kernel * op->kernel);
 }
 
 double bench_net_flops(const struct bench_net *bench)

@@ -36,13 +36,14 @@ class ResNet20(torch.nn.Module):
         net.inplanes = width
         self.conv1 = cifar_stem(width)
         self.bn1 = torch.nn.BatchNorm2d(width)
+        self.relu = torch.nn.ReLU()
         self.layer1 = net._make_layer(BasicBlock, width, 3)
         self.layer2 = net._make_layer(BasicBlock, width * 2, 3, stride=2)
         self.layer3 = net._make_layer(BasicBlock, width * 4, 3, stride=2)
         self.fc = torch.nn.Linear(width * 4, classes)
 
     def forward(self, x):
-        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(x.mean((2, 3)))
 
@@ -53,14 +54,13 @@ def resnet20(width, stem, classes):
 
 
 def mobilenet_v2(width, stem, classes):
-    """width: multiplier times 100. The strides go in as a setting, not into the made layers: they
-    decide which blocks have a residual."""
-    setting = [[1, 16, 1, 1], [6, 24, 2, 1 if stem == "cifar" else 2], [6, 32, 3, 2], [6, 64, 4, 2],
-               [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
-    net = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=width / 100, dropout=0.0,
-                                          inverted_residual_setting=setting)
+    """width: multiplier times 100"""
+    net = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=width / 100, dropout=0.0)
     if stem == "cifar":
         net.features[0][0].stride = (1, 1)
+        second = net.features[2]
+        second.conv[1][0].stride = (1, 1)
+        second.use_res_connect = second.conv[0][0].in_channels == second.out_channels
     return net
 
 
