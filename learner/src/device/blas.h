@@ -85,6 +85,7 @@ struct blas_conv {
     void (*forward)(const struct blas_job *job);
     void (*dx)(const struct blas_job *job);
     void (*dweight)(const struct blas_job *job);
+    void (*backward)(const struct blas_job *job); /* both at once, whatever is wanted; or NULL */
 };
 extern const struct blas_conv blas_conv_gemm;      /* any shape, one group */
 extern const struct blas_conv blas_conv_winograd;  /* where blas_winograd_fits */
@@ -106,6 +107,7 @@ DELTA_MUST_USE enum delta_status blas_norm_prepare(struct blas *blas, const stru
                                                    struct delta_error *err);
 void blas_norm_forward(const struct blas_job *job);
 void blas_norm_backward(const struct blas_job *job);
+void blas_norm_bounds(struct learner_kernel_norm *norm, enum learner_act act); /* low and high */
 /* For CONV_NORM: sets blas->norm from the running statistics, before the convolution runs. */
 void blas_norm_fold(struct blas *blas, const struct learner_op *op);
 /* The sums that a convolution's op wants: reads y once more. Needs what prepare asked for. */

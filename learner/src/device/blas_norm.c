@@ -26,7 +26,7 @@ enum delta_status blas_norm_prepare(struct blas *blas, const struct learner_op *
     return blas_scratch(blas, 6 * channels, 4 * channels, op, err);
 }
 
-static void set_bounds(struct learner_kernel_norm *norm, enum learner_act act)
+void blas_norm_bounds(struct learner_kernel_norm *norm, enum learner_act act)
 {
     norm->low = act == LEARNER_ACT_NONE ? -INFINITY : 0;
     norm->high = act == LEARNER_ACT_RELU6 ? 6 : INFINITY;
@@ -56,7 +56,7 @@ void blas_norm_fold(struct blas *blas, const struct learner_op *op)
     fold(op, blas->fold, offset);
     blas->norm = (struct learner_kernel_norm){
         .channels = op->out.c, .stride = op->out.c, .gain = blas->fold, .offset = offset};
-    set_bounds(&blas->norm, op->act);
+    blas_norm_bounds(&blas->norm, op->act);
 }
 
 void blas_norm_finish(const struct blas_job *job, size_t first, size_t pixels)
@@ -200,7 +200,7 @@ static struct work work_of(const struct blas_job *job)
         .norm = {
             .channels = op->in.c, .stride = op->in.c, .gain = shared, .offset = shared + op->in.c}};
 
-    set_bounds(&work.norm, op->act);
+    blas_norm_bounds(&work.norm, op->act);
     return work;
 }
 

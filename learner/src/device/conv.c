@@ -47,6 +47,10 @@ void blas_conv_backward(const struct blas_job *job)
 {
     const struct blas_conv *conv = algorithm(job->blas, job->op);
 
+    if (conv->backward) {
+        conv->backward(job);
+        return;
+    }
     if (job->op->dweight && (!job->op->live || job->op->live_count))
         conv->dweight(job);
     if (job->op->dx)

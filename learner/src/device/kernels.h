@@ -49,6 +49,22 @@ struct learner_gemm_finish {
     size_t sums_stride;
 };
 
+/* One row of outputs of a depthwise convolution:
+ *   out[i] = sum over rows r, columns q of in[r][i * in_step + q * col_step] * weight(r, q)
+ * channel by channel, where weight(r, q) is weight + r weight_row + q weight_col. Inputs and
+ * weights can be read up to a multiple of LEARNER_KERNEL_LANES_MAX channels. */
+struct learner_depthwise_row {
+    size_t rows, cols; /* taps */
+    size_t pixels, channels;
+    const float *const *in; /* [rows] */
+    size_t in_step, col_step;
+    const float *weight;
+    ptrdiff_t weight_row, weight_col;
+    float *out;
+    size_t out_step;
+    bool add;
+};
+
 /* C[rows][cols] (+)= sum over taps t and k < depth of A_t[row][k] * B[t * depth + k][col].
  * Nothing outside of the matrices is read or written; every value's sum has an order of its own
  * that depends on depth, taps and cols only, not on where its row stands or on how many there are.
@@ -176,6 +192,16 @@ struct learner_kernels {
     /* dweight[cols][9] (+)= of du[36][cols] */
     void (*winograd_dweight)(const float *du, size_t point, size_t cols, float *dweight, bool add);
     void (*winograd_product)(const struct learner_winograd_product *product);
+
+    void (*depthwise)(const struct learner_depthwise_row *row);
+    /* dweight[r * cols + q][c] += in[r][..] * dy[i], rows of dweight col_step floats apart; the
+     * row's out_step is dy's. Reads and writes whole vectors. */
+    void (*depthwise_dweight)(const struct learner_depthwise_row *row, const float *dy,
+                              float *dweight);
+    /* Fills such inputs: to[p][c] = from[p][c], normalised unless norm is NULL; 0 from channel
+     * `channels` up to a whole vector */
+    void (*depthwise_load)(float *to, size_t step, const float *from, size_t stride, size_t pixels,
+                           size_t channels, const struct learner_kernel_norm *norm);
 };
 
 /* The named one; without a name that of the environment's FROSTLINE_KERNELS; without that, too, the

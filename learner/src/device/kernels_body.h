@@ -13,6 +13,8 @@
 #include "kernels_norm.h"
 #include "kernels_winograd.h"
 
+#include "kernels_depthwise.h"
+
 const struct learner_kernels TABLE = {
     .name = NAME,
     .lanes = LANES,
@@ -35,6 +37,9 @@ const struct learner_kernels TABLE = {
     .winograd_weights = winograd_weights,
     .winograd_dweight = winograd_dweight,
     .winograd_product = winograd_product,
+    .depthwise = depthwise,
+    .depthwise_dweight = depthwise_dweight,
+    .depthwise_load = depthwise_load,
 };
 
 #endif
