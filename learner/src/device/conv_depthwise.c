@@ -8,7 +8,7 @@
 #include "blas.h"
 
 #define KERNEL_MAX 15
-#define RING_BYTES (40 * 1024)
+#define RING_BYTES (64 * 1024)
 #define LANES LEARNER_KERNEL_LANES_MAX
 #define UNITS_PER_MEMBER 4 /* fewer, and one member would wait for another */
 
