@@ -19,3 +19,11 @@ enum delta_status learner_device_open(struct learner_device **out, const char *n
     return delta_fail(err, DELTA_UNSUPPORTED, "device '%s' is unknown; use ref, blas, cuda or auto",
                       name);
 }
+
+void learner_device_team(struct learner_device *device, learner_pool_work *work, void *context)
+{
+    if (device->ops->team)
+        device->ops->team(device, work, context);
+    else
+        work(context, 0, 1);
+}

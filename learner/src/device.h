@@ -9,6 +9,7 @@
 #define LEARNER_DEVICE_H
 
 #include "learner/net.h"
+#include "pool.h"
 
 enum learner_op_kind {
     LEARNER_OP_CONV,      /* y = weight * x, no bias */
@@ -98,6 +99,8 @@ struct learner_device_ops {
                                  size_t batch, bool train, struct delta_error *err);
     void (*run)(struct learner_device *device, const struct learner_op *op,
                 const struct learner_pass *pass);
+    /* Runs work on all its threads, see pool.h; for host memory. NULL: it has one */
+    void (*team)(struct learner_device *device, learner_pool_work *work, void *context);
     size_t (*memory_bytes)(const struct learner_device *device); /* what prepare took */
 };
 
@@ -113,5 +116,8 @@ extern const struct learner_device_ops learner_device_cuda;
  *   fails    UNSUPPORTED (unknown name, or not in this build), NO_MEMORY, IO */
 DELTA_MUST_USE enum delta_status learner_device_open(struct learner_device **out, const char *name,
                                                      int threads, struct delta_error *err);
+
+/* device->ops->team, or the one thread there is */
+void learner_device_team(struct learner_device *device, learner_pool_work *work, void *context);
 
 #endif

@@ -1,6 +1,9 @@
 #include "learner/optim.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+#include "graph.h"
 
 /* One learning parameter: its velocity, and which elements may move. */
 struct slot {
@@ -85,26 +88,105 @@ void learner_sgd_free(struct learner_sgd *sgd)
     free(sgd);
 }
 
-static void step_slot(const struct slot *slot, const struct learner_sgd_options *options, float lr)
-{
-    const float momentum = (float)options->momentum;
-    const float decay = slot->param->decays ? (float)options->weight_decay : 0;
-    float *w = slot->param->data, *v = slot->velocity;
-    const float *grad = slot->param->grad;
+/* Elements first..end of a slot. */
+struct part {
+    const struct slot *slot;
+    size_t first, end;
+    float momentum, decay, lr;
+    bool nesterov;
+};
 
-    for (size_t i = 0; i < slot->param->count; i++) {
-        if (slot->live && !slot->live[i])
-            continue;
-        const float g = grad[i] + decay * w[i];
-        v[i] = momentum * v[i] + g;
-        w[i] -= lr * (options->nesterov ? g + momentum * v[i] : v[i]);
+#define LIVE_RUN 256 /* elements looked at together; frozen filters are longer */
+
+/* The same operations in the same order for every element, whichever loop it meets. */
+static void step_all(const struct part *part)
+{
+    float *restrict w = part->slot->param->data, *restrict v = part->slot->velocity;
+    const float *restrict grad = part->slot->param->grad;
+    const float momentum = part->momentum, decay = part->decay, lr = part->lr;
+
+    if (part->nesterov)
+        for (size_t i = part->first; i < part->end; i++) {
+            const float g = grad[i] + decay * w[i];
+            v[i] = momentum * v[i] + g;
+            w[i] -= lr * (g + momentum * v[i]);
+        }
+    else
+        for (size_t i = part->first; i < part->end; i++) {
+            const float g = grad[i] + decay * w[i];
+            v[i] = momentum * v[i] + g;
+            w[i] -= lr * v[i];
+        }
+}
+
+static void step_live(const struct part *part)
+{
+    float *restrict w = part->slot->param->data, *restrict v = part->slot->velocity;
+    const float *restrict grad = part->slot->param->grad;
+    const uint8_t *restrict live = part->slot->live;
+    const float momentum = part->momentum, decay = part->decay, lr = part->lr;
+
+    for (size_t i = part->first; i < part->end; i++) {
+        const float g = grad[i] + decay * w[i], moved = momentum * v[i] + g;
+        const float to = w[i] - lr * (part->nesterov ? g + momentum * moved : moved);
+        v[i] = live[i] ? moved : v[i];
+        w[i] = live[i] ? to : w[i];
+    }
+}
+
+static void step_part(const struct part *part)
+{
+    struct part run = *part;
+
+    if (!part->slot->live) {
+        step_all(part);
+        return;
+    }
+    for (; run.first < part->end; run.first = run.end) {
+        const size_t left = part->end - run.first, count = left < LIVE_RUN ? left : LIVE_RUN;
+        run.end = run.first + count;
+        if (memchr(part->slot->live + run.first, 1, count))
+            step_live(&run);
+    }
+}
+
+struct step {
+    const struct learner_sgd *sgd;
+    float lr;
+};
+
+/* A member's part is one stretch of all elements, so that large parameters are shared too. */
+static void step_member(void *context, size_t member, size_t members)
+{
+    const struct step *step = context;
+    const struct learner_sgd_options *options = &step->sgd->options;
+    size_t total = 0, first, end, at = 0;
+
+    for (size_t i = 0; i < step->sgd->count; i++)
+        total += step->sgd->slots[i].param->count;
+    learner_pool_share(total, member, members, &first, &end);
+    for (size_t i = 0; i < step->sgd->count; i++) {
+        const struct slot *slot = &step->sgd->slots[i];
+        const size_t from = first > at ? first - at : 0, count = slot->param->count;
+        const size_t to = end > at ? end - at : 0;
+        if (from < count && to)
+            step_part(
+                &(struct part){.slot = slot,
+                               .first = from,
+                               .end = to < count ? to : count,
+                               .momentum = (float)options->momentum,
+                               .decay = slot->param->decays ? (float)options->weight_decay : 0,
+                               .lr = step->lr,
+                               .nesterov = options->nesterov});
+        at += count;
     }
 }
 
 void learner_sgd_step(struct learner_sgd *sgd, double lr)
 {
-    for (size_t i = 0; i < sgd->count; i++)
-        step_slot(&sgd->slots[i], &sgd->options, (float)lr);
+    struct step step = {sgd, (float)lr};
+
+    learner_device_team(sgd->net->device, step_member, &step);
     learner_net_changed(sgd->net);
 }
 

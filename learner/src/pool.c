@@ -2,10 +2,14 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "delta/buf.h"
+
+#define SPIN_NS 50000 /* some hundred ops a step follow each other within this */
 
 struct member {
     struct learner_pool *pool;
@@ -13,41 +17,79 @@ struct member {
     pthread_t thread;
 };
 
-struct learner_pool { /* fields below the lock are guarded by it */
+/* A round is started by raising `round` and ended by the last member's `busy` going to 0. Whoever
+ * waits for either looks at it for a while, since the next piece of work is mostly microseconds
+ * away, and then sleeps. Nobody is missed: a sleeper says so before it looks for the last time, the
+ * other side changes the value before it looks for sleepers, both in one total order. */
+struct learner_pool {
     size_t members;
     size_t started; /* threads to join; the owner's */
+    long long spin_ns;
     struct member *team;
-    pthread_mutex_t lock;
-    pthread_cond_t begin, done;
-    learner_pool_work *work;
+    learner_pool_work *work; /* both written before a round, read within it */
     void *context;
-    unsigned long round;
-    size_t busy;
-    bool stop;
+    atomic_ulong round;
+    atomic_size_t busy, sleepers;
+    atomic_bool stop, owner_sleeps;
+    pthread_mutex_t lock; /* for the condition variables alone */
+    pthread_cond_t begin, done;
 };
+
+static void relax(void)
+{
+#if defined __x86_64__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("yield");
+#endif
+}
+
+static long long now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static bool begun(struct learner_pool *pool, unsigned long seen)
+{
+    return atomic_load(&pool->round) != seen || atomic_load(&pool->stop);
+}
+
+/* Waits for the round after `seen`; false: the pool ends. */
+static bool await_round(struct learner_pool *pool, unsigned long seen)
+{
+    const long long end = now_ns() + pool->spin_ns;
+
+    while (pool->spin_ns && now_ns() < end)
+        for (int i = 0; i < 8; i++) {
+            if (begun(pool, seen))
+                return !atomic_load(&pool->stop);
+            relax();
+        }
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (!begun(pool, seen))
+        pthread_cond_wait(&pool->begin, &pool->lock);
+    atomic_fetch_sub(&pool->sleepers, 1);
+    pthread_mutex_unlock(&pool->lock);
+    return !atomic_load(&pool->stop);
+}
 
 static void *member_main(void *argument)
 {
     struct member *self = argument;
     struct learner_pool *pool = self->pool;
-    unsigned long seen = 0;
 
-    pthread_mutex_lock(&pool->lock);
-    for (;;) {
-        while (!pool->stop && pool->round == seen)
-            pthread_cond_wait(&pool->begin, &pool->lock);
-        if (pool->stop)
-            break;
-        seen = pool->round;
-        learner_pool_work *work = pool->work;
-        void *context = pool->context;
-        pthread_mutex_unlock(&pool->lock);
-        work(context, self->index, pool->members);
-        pthread_mutex_lock(&pool->lock);
-        if (--pool->busy == 0)
+    for (unsigned long seen = 0; await_round(pool, seen); seen++) {
+        pool->work(pool->context, self->index, pool->members);
+        if (atomic_fetch_sub(&pool->busy, 1) == 1 && atomic_load(&pool->owner_sleeps)) {
+            pthread_mutex_lock(&pool->lock);
             pthread_cond_signal(&pool->done);
+            pthread_mutex_unlock(&pool->lock);
+        }
     }
-    pthread_mutex_unlock(&pool->lock);
     return NULL;
 }
 
@@ -75,6 +117,8 @@ enum delta_status learner_pool_new(struct learner_pool **out, int threads, struc
     if (!pool)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for a thread pool");
     pool->members = learner_pool_size(threads);
+    if (pool->members <= usable_cores()) /* else it would only keep others from working */
+        pool->spin_ns = SPIN_NS;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->begin, NULL);
     pthread_cond_init(&pool->done, NULL);
@@ -99,8 +143,8 @@ void learner_pool_free(struct learner_pool *pool)
 {
     if (!pool)
         return;
+    atomic_store(&pool->stop, true);
     pthread_mutex_lock(&pool->lock);
-    pool->stop = true;
     pthread_cond_broadcast(&pool->begin);
     pthread_mutex_unlock(&pool->lock);
     for (size_t i = 1; i <= pool->started; i++)
@@ -117,22 +161,39 @@ size_t learner_pool_members(const struct learner_pool *pool)
     return pool->members;
 }
 
+static void await_members(struct learner_pool *pool)
+{
+    const long long end = now_ns() + pool->spin_ns;
+
+    while (pool->spin_ns && now_ns() < end)
+        for (int i = 0; i < 8; i++) {
+            if (!atomic_load(&pool->busy))
+                return;
+            relax();
+        }
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->owner_sleeps, true);
+    while (atomic_load(&pool->busy))
+        pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->owner_sleeps, false);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 void learner_pool_run(struct learner_pool *pool, learner_pool_work *work, void *context)
 {
-    if (pool->members > 1) {
+    if (pool->members == 1) {
+        work(context, 0, 1);
+        return;
+    }
+    pool->work = work;
+    pool->context = context;
+    atomic_store(&pool->busy, pool->members - 1);
+    atomic_fetch_add(&pool->round, 1);
+    if (atomic_load(&pool->sleepers)) {
         pthread_mutex_lock(&pool->lock);
-        pool->work = work;
-        pool->context = context;
-        pool->busy = pool->members - 1;
-        pool->round++;
         pthread_cond_broadcast(&pool->begin);
         pthread_mutex_unlock(&pool->lock);
     }
     work(context, 0, pool->members);
-    if (pool->members > 1) {
-        pthread_mutex_lock(&pool->lock);
-        while (pool->busy)
-            pthread_cond_wait(&pool->done, &pool->lock);
-        pthread_mutex_unlock(&pool->lock);
-    }
+    await_members(pool);
 }

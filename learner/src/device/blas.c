@@ -102,6 +102,10 @@ static enum delta_status blas_prepare(struct learner_device *device, const struc
     (void)batch;
     if (op->kind == LEARNER_OP_NORM)
         return blas_norm_prepare((struct blas *)device, op, err);
+    if (op->kind == LEARNER_OP_MAX_POOL && op->kernel > BLAS_MAX_POOL_KERNEL)
+        return delta_fail(err, DELTA_UNSUPPORTED,
+                          "layer '%s': max pools of more than %d x %d are not supported", op->name,
+                          BLAS_MAX_POOL_KERNEL, BLAS_MAX_POOL_KERNEL);
     if (op->kind == LEARNER_OP_CONV || op->kind == LEARNER_OP_CONV_NORM)
         return blas_conv_prepare((struct blas *)device, op, train, err);
     return DELTA_OK;
@@ -190,6 +194,11 @@ static void blas_run(struct learner_device *device, const struct learner_op *op,
         run_forward(&job);
 }
 
+static void blas_team(struct learner_device *device, learner_pool_work *work, void *context)
+{
+    learner_pool_run(((struct blas *)device)->pool, work, context);
+}
+
 const struct learner_device_ops learner_device_blas = {
     .name = "blas",
     .open = blas_open,
@@ -199,5 +208,6 @@ const struct learner_device_ops learner_device_blas = {
     .supports = blas_supports,
     .prepare = blas_prepare,
     .run = blas_run,
+    .team = blas_team,
     .memory_bytes = blas_memory_bytes,
 };

@@ -117,6 +117,7 @@ void blas_norm_sums(const struct blas_job *job);
 void blas_norm_finish(const struct blas_job *job, size_t first, size_t pixels);
 
 /* blas_pool.c: mean over the plane, largest of a window */
+#define BLAS_MAX_POOL_KERNEL 15
 void blas_pool_forward(const struct blas_job *job);
 void blas_pool_backward(const struct blas_job *job);
 void blas_max_pool_forward(const struct blas_job *job);

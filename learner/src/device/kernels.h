@@ -202,6 +202,15 @@ struct learner_kernels {
      * `channels` up to a whole vector */
     void (*depthwise_load)(float *to, size_t step, const float *from, size_t stride, size_t pixels,
                            size_t channels, const struct learner_kernel_norm *norm);
+
+    /* y[c] = mean of x[pixels][c]; dx[pixels][c] (+)= dy[c] / pixels */
+    void (*pool_mean)(float *y, const float *x, size_t pixels, size_t channels);
+    void (*pool_spread)(float *dx, const float *dy, size_t pixels, size_t channels, bool add);
+    /* y[c] = the largest of taps[count][c], NaN before all; dx[t][c] += dy[c] where tap t is the
+     * first such; count >= 1 */
+    void (*pool_largest)(float *y, const float *const *taps, size_t count, size_t channels);
+    void (*pool_largest_back)(float *const *dx, const float *dy, const float *const *taps,
+                              size_t count, size_t channels);
 };
 
 /* The named one; without a name that of the environment's FROSTLINE_KERNELS; without that, too, the

@@ -14,6 +14,7 @@
 #include "kernels_winograd.h"
 
 #include "kernels_depthwise.h"
+#include "kernels_pool.h"
 
 const struct learner_kernels TABLE = {
     .name = NAME,
@@ -40,6 +41,10 @@ const struct learner_kernels TABLE = {
     .depthwise = depthwise,
     .depthwise_dweight = depthwise_dweight,
     .depthwise_load = depthwise_load,
+    .pool_mean = pool_mean,
+    .pool_spread = pool_spread,
+    .pool_largest = pool_largest,
+    .pool_largest_back = pool_largest_back,
 };
 
 #endif

@@ -1,5 +1,6 @@
 /* SGD by hand formulas, frozen elements bit by bit, and the learning-rate schedule. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "fixture.h"
@@ -127,6 +128,52 @@ static void frozen_elements_keep_their_bits(void **state)
     world_release(&world);
 }
 
+/* A device shares the elements among its threads, some of them in the middle of a parameter. */
+static void threads_do_not_change_a_bit(void **state)
+{
+    static const int threads[] = {1, 2, 3, 7};
+    struct delta_error err = DELTA_ERROR_INIT;
+    const struct learner_sgd_options options = {0.9, 0.1, true};
+    uint8_t row_bits[1] = {0x5};
+    float *first = NULL;
+    size_t total = 0;
+
+    (void)state;
+    for (int t = 0; t < 4; t++) {
+        struct learner_sgd *sgd = NULL;
+        struct world world;
+        world_init(&world);
+        assert_ok(delta_tensor_set_freeze(delta_model_find(&world.model, "conv1.weight"),
+                                          DELTA_FREEZE_ROWS, row_bits, 3, &err));
+        learner_net_free(world.net);
+        world.net = fixture_net(&world.model, "blas", 2, threads[t], true);
+        assert_ok(learner_sgd_new(&sgd, world.net, &world.model, &options, &err));
+        for (int step = 0; step < 3; step++) {
+            fill_gradients(&world, 20 + (uint64_t)step);
+            learner_sgd_step(sgd, 0.1);
+        }
+        size_t at = 0;
+        for (size_t i = 0; i < learner_net_param_count(world.net); i++)
+            at += learner_net_param(world.net, i)->count;
+        first = first ? first : calloc(at, sizeof *first);
+        assert_non_null(first);
+        at = 0;
+        for (size_t i = 0; i < learner_net_param_count(world.net); i++) {
+            const struct learner_param *param = learner_net_param(world.net, i);
+            if (t)
+                assert_memory_equal(first + at, param->data, param->count * sizeof(float));
+            else
+                memcpy(first + at, param->data, param->count * sizeof(float));
+            at += param->count;
+        }
+        total = at;
+        learner_sgd_free(sgd);
+        world_release(&world);
+    }
+    assert_true(total > 1000);
+    free(first);
+}
+
 /* A head that grew: the plan of its old rows applies, the new rows are live. */
 static void rows_beyond_the_bitmap_are_live(void **state)
 {
@@ -209,6 +256,7 @@ int main(void)
         cmocka_unit_test(momentum_follows_the_formula),
         cmocka_unit_test(nesterov_follows_the_formula),
         cmocka_unit_test(frozen_elements_keep_their_bits),
+        cmocka_unit_test(threads_do_not_change_a_bit),
         cmocka_unit_test(rows_beyond_the_bitmap_are_live),
         cmocka_unit_test(plan_of_another_size_is_refused),
         cmocka_unit_test(schedule_warms_up_and_ends_at_zero),
