@@ -337,7 +337,7 @@ enum agent_outcome agent_step_check(struct agent *agent)
     enum delta_status st = DELTA_OK;
     enum agent_outcome outcome;
 
-    order.budget.threads = (int)agent->options->threads;
+    agent_job_budget(&order.budget, agent->options);
     if (agent->slots.current >= 0)
         st = agent_slot_path(order.old_path, agent->identity.dir, agent->slots.current, &err);
     if (!st)

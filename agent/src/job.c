@@ -4,11 +4,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/agent.h"
+#include "delta/clock.h"
 #include "delta/delta.h"
 #include "delta/file.h"
 #include "delta/log.h"
 
 #define MAX_IMAGES 5000 /* of one class */
+
+void agent_job_budget(struct learner_budget *out, const struct agent_options *options)
+{
+    const struct delta_clock clock = delta_clock_system(); /* as the sandbox counts */
+
+    *out = (struct learner_budget){.threads = (int)options->threads,
+                                   .seed = (uint64_t)options->seed,
+                                   .memory_bytes = (size_t)options->memory_mb << 20};
+    if (options->learn_s > 0)
+        out->deadline_ms = delta_clock_monotonic_ms(&clock) + options->learn_s * 900;
+}
 
 static enum delta_status load_exemplars(struct learner_exemplars *out, const char *path,
                                         struct delta_error *err)

@@ -10,6 +10,12 @@
 #include "sandbox.h"
 #include "state.h"
 
+/* What the device's options leave to learning: threads, seed, memory (the process's resident peak;
+ * the sandbox limits its address space to the same number, as a backstop) and nine tenths of the
+ * time from now on, so that learning ends in good order before the sandbox ends it. */
+struct agent_options;
+void agent_job_budget(struct learner_budget *out, const struct agent_options *options);
+
 struct agent_job_class {
     struct delta_class_id id;
     char path[AGENT_PATH_MAX]; /* folder with its images */

@@ -85,8 +85,7 @@ static void fill_order(struct agent *agent, struct agent_learn_order *order)
         order->options.max_old_drop = agent->options->max_old_drop;
     if (agent->options->min_new_recall >= 0)
         order->options.min_new_recall = agent->options->min_new_recall;
-    order->budget.threads = (int)agent->options->threads;
-    order->budget.seed = (uint64_t)agent->options->seed;
+    agent_job_budget(&order->budget, agent->options);
     snprintf(order->device, sizeof order->device, "%s", agent->identity.device);
     order->now_ms = agent_wall(agent);
     for (size_t i = 0; i < agent->inbox.count && order->count < AGENT_CLASSES_MAX; i++) {

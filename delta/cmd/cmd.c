@@ -110,6 +110,7 @@ void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring
         if (!out->status && ring->count)
             out->status = delta_container_verify(bytes, ring, &out->trusted_by, &out->why);
     }
+    out->is_signed = out->count > 0;
     if (out->status && !cmd_is_foreign(file->kind))
         (void)delta_fail_in(&out->why, out->status, "'%s'", file->path);
     if (out->status)

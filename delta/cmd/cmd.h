@@ -79,6 +79,7 @@ struct cmd_signature {
     enum cmd_trust trust;
     struct delta_digest signers[8]; /* claimed */
     size_t count;
+    bool is_signed; /* bears a signature, by whomever */
     struct delta_digest trusted_by;
     enum delta_status status; /* REFUSED: SIGNATURE or UNTRUSTED */
     struct delta_error why;   /* REFUSED */

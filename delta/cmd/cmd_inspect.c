@@ -1,5 +1,6 @@
 /* Verbs that judge: inspect shows what a file holds, verify answers whether to trust it. */
 #include <stdio.h>
+#include <string.h>
 
 #include "cmd.h"
 
@@ -17,7 +18,7 @@ static void print_signature(const struct cmd_signature *signature)
         printf("NOT TRUSTED: %s\n", signature->why.text);
     else
         printf("NOT CHECKED: %s\n",
-               signature->count ? "signed, but no --key says whom to trust" : "unsigned");
+               signature->is_signed ? "signed, but no --key says whom to trust" : "unsigned");
     for (size_t i = 0; i < signature->count; i++) {
         delta_digest_hex(hex, &signature->signers[i]);
         printf("%-11s%s\n", i ? "" : "claims", hex);
@@ -111,6 +112,82 @@ static int show_text(const struct subject *s)
     return cmd_finish(0);
 }
 
+/* ---- inspect --header ---- */
+
+/* Looks at a delta without reading a byte of its payload. */
+static enum delta_status header_open(struct delta_front *front, struct delta_reader *reader,
+                                     const char *path, const struct delta_keyring *ring,
+                                     struct cmd_signature *signature, struct delta_error *err)
+{
+    enum delta_container_kind kind;
+    enum delta_status st = delta_front_read(front, path, err);
+
+    if (!st)
+        st = delta_container_kind(delta_buf_bytes(&front->bytes), &kind, err);
+    if (!st && kind != DELTA_CONTAINER_DELTA)
+        st = delta_fail(err, DELTA_USAGE, "--header looks at deltas, '%s' is a model", path);
+    if (!st)
+        st = delta_reader_init_front(reader, front, err);
+    if (st)
+        return strstr(err->text, path) ? st : delta_fail_in(err, st, "'%s'", path);
+    *signature = (struct cmd_signature){.trust = CMD_TRUST_NOT_CHECKED};
+    signature->is_signed = reader->signatures.len > 0;
+    if (ring->count == 0)
+        return DELTA_OK;
+    signature->status = delta_front_verify(front, ring, &signature->trusted_by, &signature->why);
+    signature->trust = signature->status ? CMD_TRUST_REFUSED : CMD_TRUST_HELD;
+    if (signature->status)
+        (void)delta_fail_in(&signature->why, signature->status, "'%s'", path);
+    return DELTA_OK;
+}
+
+static int header_show(const char *path, const struct delta_front *front,
+                       const struct delta_reader *reader, const struct cmd_signature *signature,
+                       bool json)
+{
+    const struct cmd_view view = {reader, NULL, NULL};
+    char size[16];
+
+    if (json) {
+        json_t *root = cmd_json_delta(&view);
+        json_object_set_new(root, "file", cmd_json_text(path));
+        json_object_set_new(root, "bytes", json_integer((json_int_t)front->file_len));
+        json_object_set_new(root, "structure", json_string("header sound, payload not read"));
+        json_object_set_new(root, "signature", cmd_json_signature(signature));
+        return cmd_print_json(root);
+    }
+    printf("%-11s%s\n", "delta", path);
+    printf("%-11s%s\n", "size", delta_human_bytes(size, (double)front->file_len));
+    printf("%-11sheader sound; payload NOT READ, its digests are unchecked\n", "structure");
+    print_signature(signature);
+    cmd_print_digest("id", &reader->id);
+    cmd_print_delta(reader);
+    cmd_print_classes_changed(&view);
+    cmd_print_changes(&view);
+    return cmd_finish(0);
+}
+
+static int inspect_header(const struct delta_verb_help *help, const char *path,
+                          const struct delta_keyring *ring, bool json)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_front front = {.file_len = 0};
+    struct delta_reader reader = {.entry_count = 0};
+    struct cmd_signature signature;
+    int rc;
+
+    if (header_open(&front, &reader, path, ring, &signature, &err)) {
+        rc = delta_cli_fail(help, &err);
+    } else {
+        rc = header_show(path, &front, &reader, &signature, json);
+        if (rc == 0 && signature.trust == CMD_TRUST_REFUSED)
+            rc = delta_cli_fail(help, &signature.why);
+    }
+    delta_reader_release(&reader);
+    delta_front_release(&front);
+    return rc;
+}
+
 int cmd_inspect(int argc, char **argv)
 {
     static const struct delta_verb_help help = {
@@ -129,7 +206,7 @@ int cmd_inspect(int argc, char **argv)
         1};
     struct delta_opt_list keys = {.count = 0};
     const char *base = NULL, *html = NULL;
-    bool json = false;
+    bool json = false, header = false;
     struct delta_opt opts[] = {
         {.name = "html",
          .kind = DELTA_OPT_TEXT,
@@ -141,6 +218,10 @@ int cmd_inspect(int argc, char **argv)
          .value = &base,
          .arg = "FILE",
          .help = "the delta's base model"},
+        {.name = "header",
+         .kind = DELTA_OPT_FLAG,
+         .value = &header,
+         .help = "read a delta's header, not its payload"},
         {.name = "key",
          .kind = DELTA_OPT_LIST,
          .value = &keys,
@@ -155,6 +236,13 @@ int cmd_inspect(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
+    if (header && (base || html)) {
+        (void)delta_fail(&err, DELTA_USAGE, "--header excludes --base and --html");
+        return delta_cli_fail(&help, &err);
+    }
+    if (header)
+        return cmd_keyring(&ring, &keys, &err) ? delta_cli_fail(&help, &err)
+                                               : inspect_header(&help, argv[first], &ring, json);
     if (cmd_keyring(&ring, &keys, &err) || subject_open(&subject, argv[first], base, &ring, &err)) {
         rc = delta_cli_fail(&help, &err);
     } else {

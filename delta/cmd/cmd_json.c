@@ -46,7 +46,7 @@ json_t *cmd_json_signature(const struct cmd_signature *signature)
     for (size_t i = 0; i < signature->count; i++)
         json_array_append_new(keys, cmd_json_digest(&signature->signers[i]));
     root = json_pack("{s:s, s:b, s:o, s:o}", "trust", words[signature->trust], "signed",
-                     signature->count > 0, "keys", keys, "trusted_by",
+                     signature->is_signed, "keys", keys, "trusted_by",
                      cmd_json_digest(&signature->trusted_by));
     if (signature->trust == CMD_TRUST_REFUSED) {
         json_object_set_new(root, "status", json_string(delta_status_name(signature->status)));

@@ -113,7 +113,8 @@ static void print_provenance(const struct delta_provenance *p)
            p->method[0] ? p->method : "?");
     printf(LABEL "%s, %s\n", "", time_text(when, p->created_ms),
            p->software[0] ? p->software : "?");
-    printf(LABEL "from %u new and %u replayed images\n", "", p->new_samples, p->replay_samples);
+    if (p->new_samples || p->replay_samples)
+        printf(LABEL "from %u new and %u replayed images\n", "", p->new_samples, p->replay_samples);
     if (p->tested_old)
         printf(LABEL "old classes %.2f %% -> %.2f %% on %u images\n", "", 100 * p->old_before,
                100 * p->old_after, p->tested_old);

@@ -5,14 +5,16 @@
 #include "cmd.h"
 #include "delta/chain.h"
 #include "delta/clock.h"
+#include "delta/file.h"
 
 /* What the four share. */
 struct args {
     const struct delta_verb_help *help;
-    const char *base, *out, *sign, *device, *method;
+    const char *base, *out, *sign, *device, *method, *encoding, *residual;
     char **files; /* target, or deltas */
     int count;
     int64_t level;
+    double step;
     struct delta_opt_list keys;
     bool json, quiet;
 };
@@ -142,6 +144,25 @@ static int finish_delta(const struct args *args, enum delta_status st, struct de
 
 /* ---- make ---- */
 
+/* What the caller carries from delta to delta: absent before the first one. */
+static enum delta_status lossy_options(const struct args *args, struct delta_options *options,
+                                       struct delta_model *residual, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    options->step = args->step;
+    if (args->encoding)
+        st = delta_choice_parse(args->encoding, &options->encoding, err);
+    if (st || !args->residual)
+        return st;
+    if (options->encoding != DELTA_CHOICE_BF16 && options->encoding != DELTA_CHOICE_INT8)
+        return delta_fail(err, DELTA_USAGE, "--residual goes with --encoding bf16 or int8");
+    options->residual = residual;
+    if (delta_file_exists(args->residual))
+        st = delta_model_load(residual, args->residual, NULL, err);
+    return st;
+}
+
 static enum delta_status make(const struct args *args, struct delta_buf *out,
                               struct delta_error *err)
 {
@@ -149,12 +170,17 @@ static enum delta_status make(const struct args *args, struct delta_buf *out,
     struct delta_provenance made = {.software = "frostline " FROSTLINE_VERSION};
     struct delta_options options = {.zstd_level = (int)args->level};
     struct delta_progress progress;
+    struct delta_model residual = DELTA_MODEL_INIT;
     struct cmd_file base, target = {.path = NULL};
-    enum delta_status st = cmd_model_open(&base, args->base, err);
+    enum delta_status st = lossy_options(args, &options, &residual, err);
 
     *out = (struct delta_buf){0};
-    if (st)
+    if (!st)
+        st = cmd_model_open(&base, args->base, err);
+    if (st) {
+        delta_model_release(&residual);
         return st;
+    }
     st = cmd_model_open(&target, args->files[0], err);
     delta_buf_release(&base.bytes); /* the models hold copies */
     delta_buf_release(&target.bytes);
@@ -169,6 +195,9 @@ static enum delta_status make(const struct args *args, struct delta_buf *out,
         st = delta_diff_watched(&base.model, &target.model, &options, show_progress, &progress, out,
                                 err);
     delta_progress_end(&progress);
+    if (!st && args->residual)
+        st = delta_model_save(&residual, args->residual, err);
+    delta_model_release(&residual);
     cmd_file_release(&target);
     cmd_file_release(&base);
     return st;
@@ -182,7 +211,9 @@ int cmd_make(int argc, char **argv)
         "BASE TARGET",
         "Makes the delta (.fld) that leads from BASE to TARGET.",
         "Both are models of the same network (.flm or safetensors); TARGET may have\n"
-        "more classes. With --device or --method the delta tells who made it and when.",
+        "more classes. With --device or --method the delta tells who made it and when.\n"
+        "Encodings bf16 and int8 round; the rounded TARGET is where the delta leads. What\n"
+        "rounding took away is kept in the --residual file and added the next time.",
         2,
         2};
     struct args args = {.help = &help};
@@ -190,6 +221,23 @@ int cmd_make(int argc, char **argv)
         OPT_OUT(args, "write the delta here (.fld)"),
         OPT_SIGN(args),
         OPT_LEVEL(args),
+        {.name = "encoding",
+         .kind = DELTA_OPT_CHOICE,
+         .value = &args.encoding,
+         .choices = "auto|raw|zstd|diff|cell|bf16|int8",
+         .help = "how values travel; auto: smallest lossless"},
+        {.name = "step",
+         .kind = DELTA_OPT_REAL,
+         .value = &args.step,
+         .arg = "X",
+         .low = 0,
+         .high = 100,
+         .help = "int8: grid, in mean moves; 0: 0.25"},
+        {.name = "residual",
+         .kind = DELTA_OPT_TEXT,
+         .value = &args.residual,
+         .arg = "FILE",
+         .help = "error carried to the next; need not exist"},
         {.name = "device",
          .kind = DELTA_OPT_TEXT,
          .value = &args.device,
@@ -217,14 +265,36 @@ int cmd_make(int argc, char **argv)
 
 /* ---- apply ---- */
 
+/* True for a model file and one delta: these need not be held in memory. */
+static bool can_stream(const struct args *args)
+{
+    struct delta_front base = {.file_len = 0}, delta = {.file_len = 0};
+    enum delta_container_kind a, b;
+    const bool yes = args->count == 1 && !delta_front_read(&base, args->base, NULL) &&
+                     !delta_front_read(&delta, args->files[0], NULL) &&
+                     !delta_container_kind(delta_buf_bytes(&base.bytes), &a, NULL) &&
+                     !delta_container_kind(delta_buf_bytes(&delta.bytes), &b, NULL) &&
+                     a == DELTA_CONTAINER_MODEL && b == DELTA_CONTAINER_DELTA;
+
+    delta_front_release(&base);
+    delta_front_release(&delta);
+    return yes;
+}
+
 static enum delta_status apply(const struct args *args, struct delta_digest *version,
                                struct delta_error *err)
 {
     struct delta_model target = DELTA_MODEL_INIT;
+    struct delta_keyring ring;
     struct cmd_file base;
     struct deltas deltas = {.count = 0};
-    enum delta_status st = cmd_model_open(&base, args->base, err);
+    enum delta_status st = cmd_keyring(&ring, &args->keys, err);
 
+    if (!st && can_stream(args))
+        return delta_apply_file(args->base, args->files[0], args->out,
+                                args->keys.count ? &ring : NULL, version, err);
+    if (!st)
+        st = cmd_model_open(&base, args->base, err);
     if (st)
         return st;
     delta_buf_release(&base.bytes); /* the model holds a copy */

@@ -34,6 +34,28 @@ static int help(FILE *out, const char *dir)
     return out == stdout ? 0 : 2;
 }
 
+/* Completion: the first word from the programs found, the rest by the program's own function. */
+static int print_bash(void)
+{
+    printf("# bash completion of frostline: hands over to that of frostline-VERB\n"
+           "_frostline()\n{\n"
+           "    local cur=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]}\n"
+           "    if ((COMP_CWORD == 1)); then\n"
+           "        local words='--help --version' path\n"
+           "        for path in \"$(dirname \"$(command -v -- "
+           "\"${COMP_WORDS[0]}\")\")\"/frostline-*; do\n"
+           "            words+=\" ${path##*/frostline-}\"\n"
+           "        done\n"
+           "        mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
+           "        return\n"
+           "    fi\n"
+           "    declare -F \"_frostline_$verb\" >/dev/null || _completion_loader "
+           "\"frostline-$verb\" 2>/dev/null\n"
+           "    declare -F \"_frostline_$verb\" >/dev/null && \"_frostline_$verb\" 2\n"
+           "}\ncomplete -F _frostline frostline\n");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     char dir[PATH_MAX];
@@ -44,6 +66,8 @@ int main(int argc, char **argv)
         return help(stderr, dir);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
         return help(stdout, dir);
+    if (strcmp(argv[1], "--help=bash") == 0)
+        return print_bash();
     if (strcmp(argv[1], "--version") == 0) {
         printf("frostline %s\n", FROSTLINE_VERSION);
         return 0;

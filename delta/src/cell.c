@@ -251,12 +251,12 @@ static bool moved(const struct delta_cell_in *cell, struct delta_bits_in *bits, 
                   uint32_t *value)
 {
     const int64_t from = cell_of(*value, cell->k);
-    const int64_t to = from + (int)symbol - MOVED_ZERO;
-    const uint32_t sign = to < 0 ? 0x80000000u : 0;
-    const int64_t m = to < 0 ? -1 - to : to;
 
     if (from == NOWHERE)
         return false;
+    const int64_t to = from + (int)symbol - MOVED_ZERO;
+    const uint32_t sign = to < 0 ? 0x80000000u : 0;
+    const int64_t m = to < 0 ? -1 - to : to;
     if (m == 0)
         return near_zero(cell, bits, sign, value);
     const int l = 63 - __builtin_clzll((uint64_t)m), exponent = cell->k + l + 127;

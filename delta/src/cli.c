@@ -124,6 +124,116 @@ static void print_man(FILE *out, const struct delta_verb_help *help, const struc
                  "6 environment (disk, memory), 7 internal error.\n");
 }
 
+/* ---- bash completion: pieces that delta_cli_run() puts together ---- */
+
+static void print_words(FILE *out, const struct delta_opt *opts)
+{
+    for (const struct delta_opt *opt = opts; opt->name; opt++)
+        fprintf(out, "--%s ", opt->name);
+    fprintf(out, "--help");
+}
+
+/* One `case` branch per option with choices, keyed "VERB:--OPTION". */
+static void print_choices(FILE *out, const struct delta_verb_help *help,
+                          const struct delta_opt *opts)
+{
+    for (const struct delta_opt *opt = opts; opt->name; opt++) {
+        if (opt->kind != DELTA_OPT_CHOICE || !opt->choices)
+            continue;
+        fprintf(out, "    %s:--%s) words='", help->verb ? help->verb : "", opt->name);
+        for (const char *p = opt->choices; *p; p++)
+            fputc(*p == '|' ? ' ' : *p, out);
+        fprintf(out, "' only=1 ;;\n");
+    }
+}
+
+/* A shell function's name has no '-'. */
+static void print_function_name(FILE *out, const char *program)
+{
+    fputc('_', out);
+    for (const char *p = program; *p; p++)
+        fputc(*p == '-' ? '_' : *p, out);
+}
+
+/* Up to the list of words. $1 tells where the verb stands: 2 when `frostline` asks. */
+static void print_bash_head(FILE *out, const char *program)
+{
+    fprintf(out, "# bash completion of %s, made from its option tables\n", program);
+    print_function_name(out, program);
+    fprintf(out, "()\n{\n"
+                 "    local at=${1:-1} words='' only=''\n"
+                 "    [[ $at =~ ^[0-9]+$ ]] || at=1\n"
+                 "    local cur=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD-1]}\n");
+}
+
+static void print_bash_tail(FILE *out, const char *program)
+{
+    fprintf(out, "    COMPREPLY=()\n"
+                 "    if [[ $only || $cur == -* ]]; then\n"
+                 "        mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
+                 "    else\n"
+                 "        compopt -o filenames 2>/dev/null\n"
+                 "        mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+                 "    fi\n}\ncomplete -F ");
+    print_function_name(out, program);
+    fprintf(out, " %s\n", program);
+}
+
+/* A program without verbs. */
+static void print_bash_alone(FILE *out, const struct delta_verb_help *help,
+                             const struct delta_opt *opts)
+{
+    print_bash_head(out, help->program);
+    fprintf(out, "    words='");
+    print_words(out, opts);
+    fprintf(out, "'\n    case :$last in\n");
+    print_choices(out, help, opts);
+    fprintf(out, "    esac\n");
+    print_bash_tail(out, help->program);
+}
+
+static int print_bash(const char *program, const struct delta_verb *verbs)
+{
+    char words[] = "--help=words", choices[] = "--help=choices", name[64];
+
+    print_bash_head(stdout, program);
+    printf("    case ${COMP_WORDS[at]} in\n");
+    for (const struct delta_verb *verb = verbs; verb->name; verb++) {
+        char *argv[] = {name, words, NULL};
+        snprintf(name, sizeof name, "%s", verb->name);
+        printf("    %s) words='", name);
+        (void)verb->run(2, argv);
+        printf("' ;;\n");
+    }
+    printf("    esac\n    case ${COMP_WORDS[at]}:$last in\n");
+    for (const struct delta_verb *verb = verbs; verb->name; verb++) {
+        char *argv[] = {name, choices, NULL};
+        snprintf(name, sizeof name, "%s", verb->name);
+        (void)verb->run(2, argv);
+    }
+    printf("    esac\n    if ((COMP_CWORD == at)); then\n        only=1 words='");
+    for (const struct delta_verb *verb = verbs; verb->name; verb++)
+        printf("%s ", verb->name);
+    printf("--help --version'\n    fi\n");
+    print_bash_tail(stdout, program);
+    return 0;
+}
+
+static void print_any_help(const struct delta_verb_help *help, const struct delta_opt *opts,
+                           const char *form)
+{
+    if (form && strcmp(form, "man") == 0)
+        print_man(stdout, help, opts);
+    else if (form && strcmp(form, "words") == 0)
+        print_words(stdout, opts);
+    else if (form && strcmp(form, "choices") == 0)
+        print_choices(stdout, help, opts);
+    else if (form && strcmp(form, "bash") == 0)
+        print_bash_alone(stdout, help, opts);
+    else
+        print_help(stdout, help, opts);
+}
+
 static int usage_error(const struct delta_verb_help *help, const char *fmt, ...) DELTA_PRINTF(2, 3);
 
 static int usage_error(const struct delta_verb_help *help, const char *fmt, ...)
@@ -249,10 +359,7 @@ int delta_opt_parse(const struct delta_verb_help *help, struct delta_opt *opts, 
             return usage_error(help, "'%s': unknown option, or its value is missing",
                                argv[optind - 1]);
         if ((size_t)index == count) {
-            if (optarg && strcmp(optarg, "man") == 0)
-                print_man(stdout, help, opts);
-            else
-                print_help(stdout, help, opts);
+            print_any_help(help, opts, optarg);
             return 0;
         }
         seen[index] = true;
@@ -281,6 +388,8 @@ int delta_cli_run(const char *program, const char *summary, const struct delta_v
         printf("%s %s\n", program, FROSTLINE_VERSION);
         return 0;
     }
+    if (strcmp(word, "--help=bash") == 0)
+        return print_bash(program, verbs);
     for (const struct delta_verb *verb = verbs; verb->name; verb++)
         if (strcmp(verb->name, word) == 0)
             return verb->run(argc - 1, argv + 1);

@@ -295,18 +295,36 @@ static enum delta_status begin_values(struct decoder *d, const struct delta_codi
 }
 
 static enum delta_status next_values(struct decoder *d, enum delta_encoding encoding,
-                                     struct delta_pull *pull, size_t n, struct delta_error *err)
+                                     struct delta_pull *pull, uint32_t *values, size_t n,
+                                     struct delta_error *err)
 {
     const uint8_t *bytes;
     enum delta_status st;
 
     if (encoding == DELTA_ENCODING_CELL || encoding == DELTA_ENCODING_BF16)
-        return delta_cell_get_block(&d->u.cell, pull, d->values, n, err);
+        return delta_cell_get_block(&d->u.cell, pull, values, n, err);
     if (encoding == DELTA_ENCODING_INT8)
-        return delta_quant_get_block(&d->u.quant, pull, d->elements, d->values, n, err);
-    st = delta_pull_take(pull, n * sizeof d->values[0], &bytes, err);
+        return delta_quant_get_block(&d->u.quant, pull, d->elements, values, n, err);
+    st = delta_pull_take(pull, n * sizeof *values, &bytes, err);
     if (!st)
-        memcpy(d->values, bytes, n * sizeof d->values[0]);
+        memcpy(values, bytes, n * sizeof *values);
+    return st;
+}
+
+/* One block at the elements in d->elements; where they follow each other, without a copy. */
+static enum delta_status decode_block(struct decoder *d, enum delta_encoding encoding,
+                                      struct delta_pull *pull, size_t n, uint32_t *data,
+                                      struct delta_error *err)
+{
+    enum delta_status st;
+
+    if (d->elements[n - 1] - d->elements[0] == n - 1)
+        return next_values(d, encoding, pull, data + d->elements[0], n, err);
+    for (size_t k = 0; k < n; k++)
+        d->values[k] = data[d->elements[k]];
+    st = next_values(d, encoding, pull, d->values, n, err);
+    for (size_t k = 0; k < n && !st; k++)
+        data[d->elements[k]] = d->values[k];
     return st;
 }
 
@@ -329,12 +347,8 @@ static enum delta_status decode_blocks(struct decoder *d, const struct delta_cod
             st = delta_gaps_get_block(&d->gaps, pull, d->elements, n, err);
         else if (delta_places_next(&places, d->elements, n) != n)
             st = delta_fail(err, DELTA_FORMAT, "more values than places");
-        for (size_t k = 0; k < n && !st; k++)
-            d->values[k] = data[d->elements[k]];
         if (!st)
-            st = next_values(d, coding->encoding, pull, n, err);
-        for (size_t k = 0; k < n && !st; k++)
-            data[d->elements[k]] = d->values[k];
+            st = decode_block(d, coding->encoding, pull, n, data, err);
     }
     return st ? st : delta_pull_end(pull, err);
 }

@@ -61,12 +61,11 @@ static enum delta_status check_signature_block(const struct delta_frame *frame,
     return delta_frame_signatures(frame, signatures, &count, err);
 }
 
-enum delta_status delta_frame_parse(struct delta_frame *out, struct delta_bytes file,
-                                    struct delta_error *err)
+/* Lengths from the prefix, against limits.  *meta: end of the signature block */
+static enum delta_status read_prefix(struct delta_bytes file, struct delta_frame *frame,
+                                     size_t *meta, struct delta_error *err)
 {
-    struct delta_frame frame;
-    enum delta_status st = delta_container_kind(file, &frame.kind, err);
-    size_t offset;
+    enum delta_status st = delta_container_kind(file, &frame->kind, err);
 
     if (st)
         return st;
@@ -75,6 +74,7 @@ enum delta_status delta_frame_parse(struct delta_frame *out, struct delta_bytes 
     const uint64_t header_len = get_le(file.data + 8, 4);
     const uint64_t signatures_len = get_le(file.data + 12, 4);
     const uint64_t payload_len = get_le(file.data + 16, 8);
+    size_t offset;
     if (header_len > DELTA_HEADER_MAX || signatures_len > DELTA_SIGNATURE_BLOCK_MAX ||
         payload_len > DELTA_CONTAINER_MAX)
         return delta_fail(err, DELTA_LIMIT,
@@ -82,27 +82,68 @@ enum delta_status delta_frame_parse(struct delta_frame *out, struct delta_bytes 
                           "%llu bytes",
                           (unsigned long long)header_len, (unsigned long long)signatures_len,
                           (unsigned long long)payload_len);
-    const size_t meta = DELTA_FRAME_PREFIX + (size_t)header_len + (size_t)signatures_len;
-    offset = meta;
-    if (!delta_frame_align(&offset) || file.len < offset || file.len - offset < payload_len)
-        return delta_fail(err, DELTA_TRUNCATED, "container ends early: %zu bytes of %llu", file.len,
-                          (unsigned long long)offset + (unsigned long long)payload_len);
-    if (file.len - offset > payload_len)
+    *meta = DELTA_FRAME_PREFIX + (size_t)header_len + (size_t)signatures_len;
+    offset = *meta;
+    (void)delta_frame_align(&offset); /* far from overflow: the lengths are bounded */
+    frame->header = delta_bytes(NULL, (size_t)header_len);
+    frame->signatures = delta_bytes(NULL, (size_t)signatures_len);
+    frame->payload = delta_bytes(NULL, (size_t)payload_len);
+    frame->payload_at = offset;
+    return DELTA_OK;
+}
+
+enum delta_status delta_frame_parse_front(struct delta_frame *out, struct delta_bytes front,
+                                          uint64_t file_len, struct delta_error *err)
+{
+    struct delta_frame frame;
+    size_t meta;
+    enum delta_status st = read_prefix(front, &frame, &meta, err);
+
+    if (st)
+        return st;
+    const uint64_t end = frame.payload_at + frame.payload.len;
+    if (front.len < frame.payload_at || file_len < end)
+        return delta_fail(err, DELTA_TRUNCATED, "container ends early: %llu bytes of %llu",
+                          (unsigned long long)file_len, (unsigned long long)end);
+    if (file_len > end)
         return delta_fail(err, DELTA_FORMAT, "%llu bytes follow the container",
-                          (unsigned long long)(file.len - offset - payload_len));
-    if (!all_zero(file.data + meta, offset - meta))
+                          (unsigned long long)(file_len - end));
+    if (!all_zero(front.data + meta, (size_t)frame.payload_at - meta))
         return delta_fail(err, DELTA_FORMAT, "padding before the payloads is not zero");
-    frame.header = delta_bytes(file.data + DELTA_FRAME_PREFIX, (size_t)header_len);
-    frame.signatures = delta_bytes(frame.header.data + header_len, (size_t)signatures_len);
-    frame.payload = delta_bytes(file.data + offset, (size_t)payload_len);
+    frame.header.data = front.data + DELTA_FRAME_PREFIX;
+    frame.signatures.data = frame.header.data + frame.header.len;
     st = check_signature_block(&frame, err);
     if (!st)
         *out = frame;
     return st;
 }
 
-enum delta_status delta_frame_build(enum delta_container_kind kind, struct delta_bytes header,
-                                    size_t payload_len, struct delta_buf *out, uint8_t **payload,
+enum delta_status delta_frame_parse(struct delta_frame *out, struct delta_bytes file,
+                                    struct delta_error *err)
+{
+    struct delta_frame frame;
+    enum delta_status st = delta_frame_parse_front(&frame, file, file.len, err);
+
+    if (st)
+        return st;
+    frame.payload.data = file.data + frame.payload_at;
+    *out = frame;
+    return DELTA_OK;
+}
+
+enum delta_status delta_front_len(struct delta_bytes prefix, size_t *len, struct delta_error *err)
+{
+    struct delta_frame frame;
+    size_t meta;
+    enum delta_status st = read_prefix(prefix, &frame, &meta, err);
+
+    if (!st)
+        *len = (size_t)frame.payload_at;
+    return st;
+}
+
+enum delta_status delta_frame_front(enum delta_container_kind kind, struct delta_bytes header,
+                                    size_t payload_len, struct delta_buf *out,
                                     struct delta_error *err)
 {
     uint8_t prefix[DELTA_FRAME_PREFIX];
@@ -113,26 +154,36 @@ enum delta_status delta_frame_build(enum delta_container_kind kind, struct delta
     if (header.len > DELTA_HEADER_MAX)
         return delta_fail(err, DELTA_LIMIT, "header has %zu bytes, the limit is %zu", header.len,
                           DELTA_HEADER_MAX);
+    if (payload_len > DELTA_CONTAINER_MAX)
+        return delta_fail(err, DELTA_LIMIT, "payloads have %zu bytes, the limit is %zu",
+                          payload_len, (size_t)DELTA_CONTAINER_MAX);
     memcpy(prefix, magics[kind], 8);
     put_le(prefix + 8, 4, header.len);
     put_le(prefix + 12, 4, 0);
     put_le(prefix + 16, 8, payload_len);
     (void)delta_frame_align(&offset); /* far from overflow: header.len is bounded */
-    if (payload_len > DELTA_CONTAINER_MAX)
-        return delta_fail(err, DELTA_LIMIT, "payloads have %zu bytes, the limit is %zu",
-                          payload_len, (size_t)DELTA_CONTAINER_MAX);
     st = delta_buf_append(out, prefix, sizeof prefix, err);
     if (!st)
         st = delta_buf_append(out, header.data, header.len, err);
     if (!st)
-        st = delta_buf_extend(out, offset - out->len + payload_len, NULL, err);
-    if (st) {
+        st = delta_buf_extend(out, offset - out->len, NULL, err);
+    if (st)
         delta_buf_release(out);
+    return st;
+}
+
+enum delta_status delta_frame_build(enum delta_container_kind kind, struct delta_bytes header,
+                                    size_t payload_len, struct delta_buf *out, uint8_t **payload,
+                                    struct delta_error *err)
+{
+    enum delta_status st = delta_frame_front(kind, header, payload_len, out, err);
+
+    if (st)
         return st;
-    }
-    if (payload)
-        *payload = out->data + offset;
-    return DELTA_OK;
+    st = delta_buf_extend(out, payload_len, payload, err);
+    if (st)
+        delta_buf_release(out);
+    return st;
 }
 
 enum delta_status delta_frame_take(struct delta_bytes payload, size_t *offset, size_t len,
@@ -143,9 +194,9 @@ enum delta_status delta_frame_take(struct delta_bytes payload, size_t *offset, s
     if (!delta_frame_align(&at) || at > payload.len || payload.len - at < len)
         return delta_fail(err, DELTA_TRUNCATED, "payloads end early: %zu bytes at %zu of %zu", len,
                           *offset, payload.len);
-    if (!all_zero(payload.data + *offset, at - *offset))
+    if (payload.data && !all_zero(payload.data + *offset, at - *offset))
         return delta_fail(err, DELTA_FORMAT, "padding between payloads is not zero");
-    *out = delta_bytes(payload.data + at, len);
+    *out = delta_bytes(payload.data ? payload.data + at : NULL, len);
     *offset = at + len;
     return DELTA_OK;
 }
@@ -282,17 +333,15 @@ done:
     return st;
 }
 
-enum delta_status delta_container_verify(struct delta_bytes file, const struct delta_keyring *ring,
-                                         struct delta_digest *signer, struct delta_error *err)
+static enum delta_status verify_frame(const struct delta_frame *frame,
+                                      const struct delta_keyring *ring, struct delta_digest *signer,
+                                      struct delta_error *err)
 {
     struct delta_signature list[DELTA_SIGNATURES_MAX];
-    struct delta_frame frame;
     size_t count = 0;
     bool held = false;
-    enum delta_status st = delta_frame_parse(&frame, file, err);
+    enum delta_status st = delta_frame_signatures(frame, list, &count, err);
 
-    if (!st)
-        st = delta_frame_signatures(&frame, list, &count, err);
     if (st)
         return st;
     if (count == 0)
@@ -302,7 +351,7 @@ enum delta_status delta_container_verify(struct delta_bytes file, const struct d
         char hex[DELTA_DIGEST_HEX];
         if (!key)
             continue;
-        st = delta_public_key_verify(key, frame.header, list[i].der, err);
+        st = delta_public_key_verify(key, frame->header, list[i].der, err);
         delta_digest_hex(hex, &list[i].key);
         if (st)
             return delta_fail_in(err, st, "key %.16s", hex);
@@ -318,6 +367,26 @@ enum delta_status delta_container_verify(struct delta_bytes file, const struct d
                           ring->count);
     }
     return DELTA_OK;
+}
+
+enum delta_status delta_container_verify(struct delta_bytes file, const struct delta_keyring *ring,
+                                         struct delta_digest *signer, struct delta_error *err)
+{
+    struct delta_frame frame;
+    enum delta_status st = delta_frame_parse(&frame, file, err);
+
+    return st ? st : verify_frame(&frame, ring, signer, err);
+}
+
+enum delta_status delta_front_verify(const struct delta_front *front,
+                                     const struct delta_keyring *ring, struct delta_digest *signer,
+                                     struct delta_error *err)
+{
+    struct delta_frame frame;
+    enum delta_status st =
+        delta_frame_parse_front(&frame, delta_buf_bytes(&front->bytes), front->file_len, err);
+
+    return st ? st : verify_frame(&frame, ring, signer, err);
 }
 
 enum delta_status delta_container_signers(struct delta_bytes file, struct delta_digest ids[8],

@@ -21,7 +21,8 @@ struct delta_frame {
     enum delta_container_kind kind;
     struct delta_bytes header;     /* borrowed */
     struct delta_bytes signatures; /* borrowed; empty: unsigned */
-    struct delta_bytes payload;    /* borrowed */
+    struct delta_bytes payload;    /* borrowed; data is NULL where only the front is at hand */
+    uint64_t payload_at;           /* offset in the file */
 };
 
 /* One element of the signature block. */
@@ -35,12 +36,30 @@ struct delta_signature {
 DELTA_MUST_USE enum delta_status delta_frame_parse(struct delta_frame *out, struct delta_bytes file,
                                                    struct delta_error *err);
 
+/* The same of the file's front alone (delta_front_read): all but the payload area, of which only
+ * the length is known. */
+DELTA_MUST_USE enum delta_status delta_frame_parse_front(struct delta_frame *out,
+                                                         struct delta_bytes front,
+                                                         uint64_t file_len,
+                                                         struct delta_error *err);
+
 /* Begins an unsigned file image in `out` (initialised here): prefix, header, padding and
  * `payload_len` zero bytes; *payload (may be NULL) points to them.  fails: LIMIT, NO_MEMORY */
 DELTA_MUST_USE enum delta_status delta_frame_build(enum delta_container_kind kind,
                                                    struct delta_bytes header, size_t payload_len,
                                                    struct delta_buf *out, uint8_t **payload,
                                                    struct delta_error *err);
+
+/* Everything before the payload area of an unsigned file, appended to `out` (initialised here).
+ *   fails    LIMIT, NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_frame_front(enum delta_container_kind kind,
+                                                   struct delta_bytes header, size_t payload_len,
+                                                   struct delta_buf *out, struct delta_error *err);
+
+/* Bytes before the payload area, told by a file's first DELTA_FRAME_PREFIX bytes.
+ *   fails    TRUNCATED, FORMAT, LIMIT, UNSUPPORTED */
+DELTA_MUST_USE enum delta_status delta_front_len(struct delta_bytes prefix, size_t *len,
+                                                 struct delta_error *err);
 
 /* Elements of a frame's signature block, in file order. */
 DELTA_MUST_USE enum delta_status
@@ -58,7 +77,8 @@ static inline bool delta_frame_align(size_t *offset)
 }
 
 /* Takes the next `len` bytes of a payload area that is read front to back: skips padding up to the
- * alignment (which must be zero) and moves *offset behind.  fails: TRUNCATED, FORMAT */
+ * alignment (which must be zero) and moves *offset behind. Where only the front is at hand, *out
+ * has a length and no data.  fails: TRUNCATED, FORMAT */
 DELTA_MUST_USE enum delta_status delta_frame_take(struct delta_bytes payload, size_t *offset,
                                                   size_t len, struct delta_bytes *out,
                                                   struct delta_error *err);

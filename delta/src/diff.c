@@ -6,6 +6,9 @@
 #include "provenance.h"
 #include "rounding.h"
 
+/* Lost at most when a download breaks off or is damaged; 32 bytes each in the header. */
+#define CHUNK_BYTES ((size_t)1 << 20)
+
 /* One tensor of the base beside the target's of the same name. */
 struct change {
     const struct delta_tensor *base;
@@ -252,6 +255,31 @@ struct ends {
     const struct delta_provenance *provenance;
 };
 
+/* Digests of the payload area's pieces. */
+static void put_chunks(struct delta_msg_out *out, struct delta_bytes payload)
+{
+    const size_t count = payload.len / CHUNK_BYTES + (payload.len % CHUNK_BYTES != 0);
+    uint8_t *list = delta_calloc(count, DELTA_DIGEST_BYTES);
+
+    if (!list) {
+        out->status = DELTA_NO_MEMORY;
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const size_t at = i * CHUNK_BYTES, left = payload.len - at;
+        const struct delta_digest digest =
+            delta_sha256(delta_bytes(payload.data + at, left < CHUNK_BYTES ? left : CHUNK_BYTES));
+        memcpy(list + i * DELTA_DIGEST_BYTES, digest.bytes, DELTA_DIGEST_BYTES);
+    }
+    delta_msg_str(out, "chunks");
+    delta_msg_map(out, 2);
+    delta_msg_str(out, "bytes");
+    delta_msg_uint(out, CHUNK_BYTES);
+    delta_msg_str(out, "sha");
+    delta_msg_bin(out, list, count * DELTA_DIGEST_BYTES);
+    free(list);
+}
+
 static enum delta_status encode_header(const struct ends *ends, const struct work *work,
                                        struct delta_buf *out, struct delta_error *err)
 {
@@ -264,10 +292,14 @@ static enum delta_status encode_header(const struct ends *ends, const struct wor
     delta_buf_init(out, DELTA_HEADER_MAX);
     for (size_t i = 0; i < work->count; i++)
         plans |= work->changes[i].planned;
-    delta_msg_map(&msg, 7u + (ends->provenance != NULL) + own_parent + plans);
+    const bool chunks =
+        work->payload.len > CHUNK_BYTES; /* a single one needs no digest of its own */
+    delta_msg_map(&msg, 7u + (ends->provenance != NULL) + own_parent + plans + chunks);
     delta_msg_str(&msg, "arch");
     delta_arch_pack(&msg, &target->arch);
     put_digest(&msg, "base", &ends->base);
+    if (chunks)
+        put_chunks(&msg, delta_buf_bytes(&work->payload));
     delta_msg_str(&msg, "classes");
     delta_msg_array(&msg, work->classes_added);
     for (size_t i = ends->first_new; i < target->class_count; i++)

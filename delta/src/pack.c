@@ -137,7 +137,7 @@ void delta_shape_pack(struct delta_msg_out *out, uint32_t rank, const uint64_t *
 static void tensor_pack(struct delta_msg_out *out, const struct delta_tensor *tensor,
                         const struct delta_tensor_digests *digests)
 {
-    const bool bits = tensor->freeze.bits != NULL;
+    const bool bits = tensor->freeze.count > 0; /* an outline has no bitmaps at hand */
 
     delta_msg_map(out, bits ? 7 : 5);
     if (bits) {

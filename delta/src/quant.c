@@ -43,7 +43,7 @@ static inline float scale_of(uint8_t code, int exponent)
     return ldexpf((float)(8 + (code - 1) % 8), exponent + (code - 1) / 8);
 }
 
-/* The one place where a lossy value is made, for writer and reader. */
+/* What a reader makes of a move, see move_run(). */
 static inline uint32_t move(uint32_t base, int q, float scale)
 {
     return q ? pattern_of(float_of(base) + (float)q * scale) : base;
@@ -214,8 +214,6 @@ enum delta_status delta_quant_get(struct delta_quant_in *quant, struct delta_pul
     quant->exponent = (int16_t)delta_le16(bytes + 1);
     quant->row_len = tensor->count / (size_t)tensor->shape[0];
     quant->first_row = first_element / quant->row_len;
-    quant->row_end = 0;
-    quant->row = 0;
     if (bytes[0] > 1 || quant->exponent < EXPONENT_MIN || quant->exponent > EXPONENT_MAX)
         return delta_fail(err, DELTA_FORMAT, "scales of kind %u with exponent %d", bytes[0],
                           quant->exponent);
@@ -236,23 +234,46 @@ enum delta_status delta_quant_get(struct delta_quant_in *quant, struct delta_pul
     return st ? st : delta_rans_get_table(pull, &quant->table, err);
 }
 
+/* Values that share a scale. No branch: which of them move is a coin's toss. */
+static void move_run(const uint8_t *symbols, uint32_t *values, size_t count, float scale)
+{
+    for (size_t i = 0; i < count; i++) {
+        const int q = symbols[i] - 128;
+        const uint32_t to = pattern_of(float_of(values[i]) + (float)q * scale);
+        values[i] = q ? to : values[i];
+    }
+}
+
+/* Where the run of elements before `end` ends that starts at `first`; they ascend. */
+static size_t run_end(const uint32_t *elements, size_t first, size_t count, size_t end)
+{
+    if (elements[count - 1] < end)
+        return count;
+    if (elements[count - 1] - elements[first] == count - 1 - first) /* without gaps */
+        return first + (end - elements[first]);
+    while (first < count && elements[first] < end)
+        first++;
+    return first;
+}
+
 enum delta_status delta_quant_get_block(struct delta_quant_in *quant, struct delta_pull *pull,
                                         const uint32_t *elements, uint32_t *values, size_t count,
                                         struct delta_error *err)
 {
-    float scale = scale_of(quant->scales[quant->row], quant->exponent);
     enum delta_status st = delta_rans_get_block(pull, &quant->table, quant->symbols, count, err);
+    size_t row = 0, end = SIZE_MAX;
 
-    for (size_t i = 0; i < count && !st; i++) {
-        if (quant->rows && elements[i] >= quant->row_end) {
-            const size_t row = elements[i] / quant->row_len;
-            quant->row = row - quant->first_row;
-            quant->row_end = (row + 1) * quant->row_len;
-            scale = scale_of(quant->scales[quant->row], quant->exponent);
+    if (!st && memchr(quant->symbols, 0, count))
+        st = delta_fail(err, DELTA_FORMAT, "a move of -128");
+    for (size_t i = 0, next; i < count && !st; i = next) {
+        if (quant->rows) {
+            row = elements[i] / quant->row_len;
+            end = (row + 1) * quant->row_len;
+            row -= quant->first_row;
         }
-        if (quant->symbols[i] == 0)
-            return delta_fail(err, DELTA_FORMAT, "a move of -128");
-        values[i] = move(values[i], quant->symbols[i] - 128, scale);
+        next = run_end(elements, i, count, end);
+        move_run(quant->symbols + i, values + i, next - i,
+                 scale_of(quant->scales[row], quant->exponent));
     }
     return st;
 }

@@ -40,8 +40,6 @@ struct delta_quant_in {
     int exponent;
     uint8_t *scales; /* owned, [scale_count] */
     size_t scale_count;
-    size_t row_end; /* element behind the current row */
-    size_t row;     /* of the current scale */
     uint8_t symbols[DELTA_RANS_BLOCK];
 };
 void delta_quant_in_release(struct delta_quant_in *quant);

@@ -104,8 +104,9 @@ static enum delta_status read_entry(struct delta_msg_value map, struct delta_byt
     if (!st)
         st = delta_frame_take(payload, offset, (size_t)entry->bytes, &part, err);
     if (!st) {
-        entry->offset = (uint64_t)(part.data - payload.data);
-        st = check_digest(part, &entry->sha256, "its payload", err);
+        entry->offset = *offset - part.len;
+        if (part.data)
+            st = check_digest(part, &entry->sha256, "its payload", err);
     }
     return st ? delta_fail_in(err, st, "tensor '%s'", entry->name) : DELTA_OK;
 }
@@ -136,7 +137,6 @@ static enum delta_status read_plan(struct delta_msg_value map, struct delta_byte
                                    size_t *offset, struct delta_plan_change *plan,
                                    struct delta_error *err)
 {
-    struct delta_digest sha256;
     uint64_t count = 0;
     char mode[16];
     enum delta_status st = delta_msg_get_str(map, "name", plan->name, sizeof plan->name, err);
@@ -153,14 +153,15 @@ static enum delta_status read_plan(struct delta_msg_value map, struct delta_byte
     if (!st && count == 0)
         st = delta_fail(err, DELTA_FORMAT, "a freeze plan of no bits");
     if (!st)
-        st = get_digest(map, "sha", &sha256, err);
+        st = get_digest(map, "sha", &plan->sha256, err);
     plan->count = (size_t)count;
     if (!st)
         st = delta_frame_take(payload, offset, plan->count / 8 + (plan->count % 8 != 0),
                               &plan->bits, err);
-    if (!st)
-        st = check_digest(plan->bits, &sha256, "the freeze bitmap", err);
-    if (!st && count % 8 && plan->bits.data[plan->bits.len - 1] >> (count % 8))
+    plan->offset = *offset - plan->bits.len;
+    if (!st && plan->bits.data)
+        st = check_digest(plan->bits, &plan->sha256, "the freeze bitmap", err);
+    if (!st && plan->bits.data && count % 8 && plan->bits.data[plan->bits.len - 1] >> (count % 8))
         st = delta_fail(err, DELTA_FORMAT, "the freeze bitmap has bits beyond its end");
     return st;
 }
@@ -189,6 +190,49 @@ static enum delta_status read_plans(struct delta_reader *reader, struct delta_ms
             st = delta_fail_in(err, st, "plan of tensor '%s'", plan->name);
     }
     return st;
+}
+
+/* Optional: pieces that add up to the payload area. */
+static enum delta_status read_chunks(struct delta_reader *reader, struct delta_msg_value root,
+                                     struct delta_error *err)
+{
+    struct delta_msg_value map;
+    struct delta_bytes list;
+    enum delta_status st;
+
+    if (!delta_msg_has(root, "chunks"))
+        return DELTA_OK;
+    st = delta_msg_get_map(root, "chunks", &map, err);
+    if (!st)
+        st = delta_msg_get_uint(map, "bytes", DELTA_CONTAINER_MAX, &reader->chunk_bytes, err);
+    if (!st)
+        st = delta_msg_get_bin(map, "sha", &list, err);
+    if (st)
+        return st;
+    reader->chunk_count = list.len / DELTA_DIGEST_BYTES;
+    reader->chunk_sha256 = list.data;
+    if (reader->chunk_bytes == 0 || list.len % DELTA_DIGEST_BYTES ||
+        reader->chunk_count != reader->payload.len / reader->chunk_bytes +
+                                   (reader->payload.len % reader->chunk_bytes != 0))
+        return delta_fail(err, DELTA_FORMAT, "%zu bytes of digests for %zu of payload in pieces",
+                          list.len, reader->payload.len);
+    return DELTA_OK;
+}
+
+enum delta_status delta_reader_check_chunk(const struct delta_reader *reader, size_t index,
+                                           struct delta_bytes piece, struct delta_error *err)
+{
+    if (index >= reader->chunk_count)
+        return delta_fail(err, DELTA_MISMATCH, "piece %zu of %zu", index, reader->chunk_count);
+    const uint64_t at = index * reader->chunk_bytes, left = reader->payload.len - at;
+    const uint64_t want = left < reader->chunk_bytes ? left : reader->chunk_bytes;
+    const struct delta_digest have = delta_sha256(piece);
+    if (piece.len != want)
+        return delta_fail(err, DELTA_MISMATCH, "piece %zu has %zu bytes instead of %llu", index,
+                          piece.len, (unsigned long long)want);
+    if (memcmp(have.bytes, reader->chunk_sha256 + index * DELTA_DIGEST_BYTES, DELTA_DIGEST_BYTES))
+        return delta_fail(err, DELTA_DIGEST, "piece %zu is damaged; fetch it again", index);
+    return DELTA_OK;
 }
 
 static enum delta_status read_parent(struct delta_reader *reader, struct delta_msg_value root,
@@ -230,6 +274,8 @@ static enum delta_status read_header(struct delta_reader *reader, struct delta_m
         st = delta_classes_unpack(root, "classes", &reader->classes_added,
                                   &reader->classes_added_count, err);
     if (!st)
+        st = read_chunks(reader, root, err);
+    if (!st)
         st = read_entries(reader, root, &offset, err);
     if (!st)
         st = read_plans(reader, root, &offset, err);
@@ -239,24 +285,24 @@ static enum delta_status read_header(struct delta_reader *reader, struct delta_m
     return st;
 }
 
-enum delta_status delta_reader_init(struct delta_reader *out, struct delta_bytes file,
+static enum delta_status open_frame(struct delta_reader *out, const struct delta_frame *frame,
                                     struct delta_error *err)
 {
     struct delta_reader reader = {.entry_count = 0};
     struct delta_msg msg = {NULL, NULL};
-    struct delta_frame frame;
-    enum delta_status st = delta_frame_parse(&frame, file, err);
+    enum delta_status st = DELTA_OK;
 
-    if (!st && frame.kind != DELTA_CONTAINER_DELTA)
+    if (frame->kind != DELTA_CONTAINER_DELTA)
         st = delta_fail(err, DELTA_FORMAT, "this is a model (.flm), not a delta (.fld)");
     if (!st)
-        st = delta_msg_parse(&msg, frame.header, err);
+        st = delta_msg_parse(&msg, frame->header, err);
     if (st)
         return st;
-    reader.id = delta_sha256(frame.header);
-    reader.header = frame.header;
-    reader.signatures = frame.signatures;
-    reader.payload = frame.payload;
+    reader.id = delta_sha256(frame->header);
+    reader.header = frame->header;
+    reader.signatures = frame->signatures;
+    reader.payload = frame->payload;
+    reader.payload_at = frame->payload_at;
     st = read_header(&reader, delta_msg_root(&msg), err);
     delta_msg_release(&msg);
     if (st) {
@@ -265,4 +311,23 @@ enum delta_status delta_reader_init(struct delta_reader *out, struct delta_bytes
     }
     *out = reader;
     return DELTA_OK;
+}
+
+enum delta_status delta_reader_init(struct delta_reader *out, struct delta_bytes file,
+                                    struct delta_error *err)
+{
+    struct delta_frame frame;
+    enum delta_status st = delta_frame_parse(&frame, file, err);
+
+    return st ? st : open_frame(out, &frame, err);
+}
+
+enum delta_status delta_reader_init_front(struct delta_reader *out, const struct delta_front *front,
+                                          struct delta_error *err)
+{
+    struct delta_frame frame;
+    enum delta_status st =
+        delta_frame_parse_front(&frame, delta_buf_bytes(&front->bytes), front->file_len, err);
+
+    return st ? st : open_frame(out, &frame, err);
 }

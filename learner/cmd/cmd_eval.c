@@ -11,7 +11,8 @@ static const struct delta_verb_help help = {
     .details = "The model is a .flm or a safetensors file; outputs and images are matched by class "
                "id. A safetensors file without class names needs --order, or labels of its own.\n\n"
                "Images whose class the model lacks are left out, unless --all-classes counts them "
-               "as wrong.\n\n" LEARNER_DATA_HELP,
+               "as wrong.\n\n" LEARNER_BUDGET_HELP
+               "When the time is up, it fails: half a test is none.\n\n" LEARNER_DATA_HELP,
 };
 
 static json_t *scores_json(const struct learner_scores *scores, const struct delta_model *model)
@@ -44,17 +45,8 @@ static void print_text(const struct learner_scores *scores, const struct delta_m
 static enum delta_status keep_first(struct learner_samples *data, size_t limit,
                                     struct delta_error *err)
 {
-    struct learner_samples kept = LEARNER_SAMPLES_INIT;
-    enum delta_status st;
-
-    if (limit == 0)
-        return DELTA_OK;
-    st = learner_samples_select(&kept, data, data->classes, data->class_count, limit, err);
-    if (st)
-        return st;
-    learner_samples_release(data);
-    *data = kept;
-    return DELTA_OK;
+    return limit ? learner_samples_keep(data, data->classes, data->class_count, limit, err)
+                 : DELTA_OK;
 }
 
 int learner_cmd_eval(int argc, char **argv)
@@ -77,6 +69,7 @@ int learner_cmd_eval(int argc, char **argv)
          .high = 1e9},
         {"all-classes", DELTA_OPT_FLAG, &all, .help = "count images of unknown classes as wrong"},
         LEARNER_OPT_DEVICE(common),
+        LEARNER_OPT_BUDGET(common),
         LEARNER_OPT_JSON(common),
         {0}};
     struct learner_samples data = LEARNER_SAMPLES_INIT;
@@ -90,7 +83,7 @@ int learner_cmd_eval(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
-    const struct learner_budget *budget = learner_common_budget(&common);
+    const struct learner_budget *budget = learner_common_budget(&common, help.verb);
     st = learner_model_open(&model, &data, model_path, source,
                             strcmp(split, "test") == 0 ? LEARNER_SPLIT_TEST : LEARNER_SPLIT_TRAIN,
                             order, (size_t)classes, &digest, &err);
@@ -105,14 +98,17 @@ int learner_cmd_eval(int argc, char **argv)
             scores.images ? 100.0 * (double)scores.correct / (double)scores.images : 0;
         learner_device_name(device, sizeof device, &model, budget);
         delta_digest_hex(hex, &digest);
-        if (common.json)
-            learner_print_json(json_pack("{s:f, s:I, s:I, s:f, s:s, s:s, s:o}", "top1", top1,
-                                         "images", (json_int_t)scores.images, "correct",
-                                         (json_int_t)scores.correct, "seconds", scores.seconds,
-                                         "device", device, "model", hex, "classes",
-                                         scores_json(&scores, &model)));
-        else
+        if (common.json) {
+            json_t *json =
+                json_pack("{s:f, s:I, s:I, s:f, s:s, s:s, s:o}", "top1", top1, "images",
+                          (json_int_t)scores.images, "correct", (json_int_t)scores.correct,
+                          "seconds", scores.seconds, "device", device, "model", hex, "classes",
+                          scores_json(&scores, &model));
+            learner_common_json(&common, json);
+            learner_print_json(json);
+        } else {
             print_text(&scores, &model, top1, device);
+        }
     }
     learner_scores_release(&scores);
     learner_samples_release(&data);

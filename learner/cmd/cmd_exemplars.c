@@ -10,7 +10,8 @@ static const struct delta_verb_help help = {
     .details =
         "Replay samples are herded: greedily those whose mean feature comes closest to the "
         "class mean. Probes are drawn by seed from the others and never trained on. The file "
-        "stays on the device; its mode is 0600.\n\n" LEARNER_DATA_HELP,
+        "stays on the device; its mode is 0600.\n\n" LEARNER_BUDGET_HELP
+        "When the time is up, it fails.\n\n" LEARNER_DATA_HELP,
 };
 
 int learner_cmd_exemplars(int argc, char **argv)
@@ -34,6 +35,7 @@ int learner_cmd_exemplars(int argc, char **argv)
         {"out", DELTA_OPT_TEXT, &out, .arg = "FILE", .help = "exemplar file to write",
          .required = true},
         LEARNER_OPT_DEVICE(common),
+        LEARNER_OPT_BUDGET(common),
         LEARNER_OPT_SEED(common),
         LEARNER_OPT_JSON(common),
         {0}};
@@ -46,21 +48,24 @@ int learner_cmd_exemplars(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
+    const struct learner_budget *budget = learner_common_budget(&common, help.verb);
     st = learner_model_open(&model, &data, model_path, source, LEARNER_SPLIT_TRAIN, order, 0, NULL,
                             &err);
     if (!st)
         st = learner_samples_known(&data, &model, (size_t)pool, &err);
     if (!st)
         st = learner_exemplars_choose_within(&exemplars, &model, &data, (size_t)per_class,
-                                             (size_t)probes, learner_common_budget(&common), &err);
+                                             (size_t)probes, budget, &err);
     learner_common_done(&common);
     if (!st)
         st = learner_exemplars_save(&exemplars, out, &err);
-    if (!st && common.json)
-        learner_print_json(json_pack(
+    if (!st && common.json) {
+        json_t *json = json_pack(
             "{s:s, s:I, s:I, s:I}", "out", out, "replay", (json_int_t)exemplars.replay.count,
-            "probe", (json_int_t)exemplars.probe.count, "classes", (json_int_t)data.class_count));
-    else if (!st)
+            "probe", (json_int_t)exemplars.probe.count, "classes", (json_int_t)data.class_count);
+        learner_common_json(&common, json);
+        learner_print_json(json);
+    } else if (!st)
         printf("%zu samples to replay and %zu probes of %zu classes in '%s'\n",
                exemplars.replay.count, exemplars.probe.count, data.class_count, out);
     learner_exemplars_release(&exemplars);

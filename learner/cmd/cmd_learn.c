@@ -22,7 +22,9 @@ static const struct delta_verb_help help = {
         "freeze is the published method (new samples, then replay and distillation, with the "
         "model's freeze plan); finetune and do-nothing are baselines.\n\n"
         "A guard tests the result on the probe images of the exemplar file and on samples held "
-        "out; what fails is rejected with exit status 1, and nothing is written.\n\n"
+        "out; what fails is rejected with exit status 1, and nothing is "
+        "written.\n\n" LEARNER_BUDGET_HELP
+        "When the time is up, learning ends with what it has, which the guard judges as always.\n\n"
         "With --classes, --new is a data source. " LEARNER_DATA_HELP,
 };
 
@@ -97,9 +99,12 @@ static enum delta_status read_source(struct learn *l, struct delta_error *err)
     if (!st)
         st = learner_classes_pick(&classes, &count, l->classes, &data, NULL, err);
     if (!st)
-        st = learner_samples_select(&l->fresh, &data, classes, count, (size_t)l->per_class, err);
+        st = learner_samples_keep(&data, classes, count, (size_t)l->per_class, err);
     free(classes);
-    learner_samples_release(&data);
+    if (st)
+        learner_samples_release(&data);
+    else
+        l->fresh = data;
     return st;
 }
 
@@ -155,6 +160,8 @@ static void print_report(const struct learn *l, bool accepted, size_t delta_byte
                "on %zu held out; %.1f s, %zu old elements changed\n",
                r->method, r->new_images, r->replay_images, 100 * r->old_before, 100 * r->old_after,
                r->probe_images, 100 * r->new_recall, r->held_out_new, r->seconds, r->live_changed);
+        if (r->cut_short)
+            printf("the time was up: this is as far as it came\n");
         if (accepted)
             printf("'%s' is %s\n", l->out, hex);
         if (accepted && l->delta_path)
@@ -168,6 +175,8 @@ static void print_report(const struct learn *l, bool accepted, size_t delta_byte
         (json_int_t)r->probe_images, "old_before", r->old_before, "old_after", r->old_after,
         "new_recall", r->new_recall, "image_passes", r->image_passes, "seconds", r->seconds,
         "live_changed", (json_int_t)r->live_changed);
+    json_object_set_new(json, "cut_short", json_boolean(r->cut_short));
+    learner_common_json(&l->common, json);
     if (accepted)
         json_object_set_new(json, "model", json_string(hex));
     if (accepted && l->delta_path)
@@ -189,7 +198,7 @@ static enum delta_status load(struct learn *l, struct delta_error *err)
 
 static enum delta_status run(struct learn *l, struct delta_error *err)
 {
-    const struct learner_budget *budget = learner_common_budget(&l->common);
+    const struct learner_budget *budget = learner_common_budget(&l->common, help.verb);
     const struct learner_increment_options options = options_of(l);
     size_t delta_bytes = 0;
     enum delta_status st = load(l, err);
@@ -267,6 +276,7 @@ static int parse(struct learn *l, int argc, char **argv)
         {"probes", DELTA_OPT_INT, &l->probes, .arg = "N",
          .help = "new samples to keep for tests, per class", .low = 0, .high = 10000},
         LEARNER_OPT_DEVICE(l->common),
+        LEARNER_OPT_BUDGET(l->common),
         LEARNER_OPT_SEED(l->common),
         LEARNER_OPT_JSON(l->common),
         {0}};

@@ -11,7 +11,7 @@ static const struct delta_verb_help help = {
         "Importance is (gradient x weight)^2 with the gradient of the mean cross-entropy over "
         "the data; in each layer the top share is frozen. Batch norm is frozen whole, the "
         "classifier stays live. A safetensors model gets its class names from the "
-        "data.\n\n" LEARNER_DATA_HELP,
+        "data.\n\n" LEARNER_BUDGET_HELP "When the time is up, it fails.\n\n" LEARNER_DATA_HELP,
 };
 
 static void count_live(const struct delta_model *model, size_t *live, size_t *total)
@@ -24,21 +24,23 @@ static void count_live(const struct delta_model *model, size_t *live, size_t *to
 }
 
 static void print_result(const struct delta_model *model, const struct delta_digest *digest,
-                         const char *out, size_t images, bool json)
+                         const char *out, size_t images, const struct learner_common *common)
 {
     char hex[DELTA_DIGEST_HEX];
     size_t live, total;
 
     delta_digest_hex(hex, digest);
     count_live(model, &live, &total);
-    if (json)
-        learner_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", out, "model", hex,
-                                     "live", (json_int_t)live, "elements", (json_int_t)total,
-                                     "images", (json_int_t)images, "classes",
-                                     (json_int_t)model->class_count));
-    else
+    if (common->json) {
+        json_t *json = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", out, "model", hex, "live",
+                                 (json_int_t)live, "elements", (json_int_t)total, "images",
+                                 (json_int_t)images, "classes", (json_int_t)model->class_count);
+        learner_common_json(common, json);
+        learner_print_json(json);
+    } else {
         printf("%zu of %zu elements stay live, by %zu images; '%s' is %s\n", live, total, images,
                out, hex);
+    }
 }
 
 int learner_cmd_plan(int argc, char **argv)
@@ -61,6 +63,7 @@ int learner_cmd_plan(int argc, char **argv)
         {"out", DELTA_OPT_TEXT, &out, .arg = "FILE", .help = "model file to write",
          .required = true},
         LEARNER_OPT_DEVICE(common),
+        LEARNER_OPT_BUDGET(common),
         LEARNER_OPT_JSON(common),
         {0}};
     struct learner_samples data = LEARNER_SAMPLES_INIT;
@@ -72,19 +75,20 @@ int learner_cmd_plan(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
+    const struct learner_budget *budget = learner_common_budget(&common, help.verb);
     st = learner_model_open(&model, &data, model_path, source, LEARNER_SPLIT_TRAIN, order, 0, NULL,
                             &err);
     if (!st)
         st = learner_samples_known(&data, &model, (size_t)per_class, &err);
     if (!st)
-        st = learner_freeze_plan(&model, &data, ratio, learner_common_budget(&common), &err);
+        st = learner_freeze_plan(&model, &data, ratio, budget, &err);
     learner_common_done(&common);
     if (!st)
         st = delta_model_save(&model, out, &err);
     if (!st)
         st = delta_model_digest(&model, &digest, &err);
     if (!st)
-        print_result(&model, &digest, out, data.count, common.json);
+        print_result(&model, &digest, out, data.count, &common);
     learner_samples_release(&data);
     delta_model_release(&model);
     return st ? delta_cli_fail(&help, &err) : 0;

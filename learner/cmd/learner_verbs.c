@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta/clock.h"
 #include "delta/file.h"
 #include "delta/safetensors.h"
 
@@ -23,13 +24,41 @@ static bool show_progress(void *context, const char *stage, double done, double 
     return true;
 }
 
-const struct learner_budget *learner_common_budget(struct learner_common *common)
+static void show_plan(void *context, const char *stage, size_t bytes, size_t images)
 {
+    struct learner_common *common = context;
+    const double megabytes = (double)bytes / 1048576;
+
+    if (bytes > common->planned_bytes)
+        common->planned_bytes = bytes;
+    common->at_once = images;
+    fprintf(stderr, "%s %s: %s plans %.1f MB of memory, %zu images at once\n", LEARNER_PROGRAM,
+            common->verb, stage, megabytes, images);
+}
+
+void learner_common_json(const struct learner_common *common, json_t *json)
+{
+    if (!common->planned_bytes)
+        return;
+    json_object_set_new(json, "planned_bytes", json_integer((json_int_t)common->planned_bytes));
+    json_object_set_new(json, "images_at_once", json_integer((json_int_t)common->at_once));
+}
+
+const struct learner_budget *learner_common_budget(struct learner_common *common, const char *verb)
+{
+    const struct delta_clock clock = delta_clock_system();
+
+    common->verb = verb;
     common->budget = (struct learner_budget){.device = common->device,
                                              .threads = (int)common->threads,
                                              .seed = (uint64_t)common->seed,
+                                             .memory_bytes = (size_t)common->memory_mb << 20,
+                                             .planned = show_plan,
                                              .progress = show_progress,
                                              .context = common};
+    if (common->time_s > 0)
+        common->budget.deadline_ms =
+            delta_clock_monotonic_ms(&clock) + (int64_t)(1000 * common->time_s);
     return &common->budget;
 }
 
@@ -261,7 +290,6 @@ enum delta_status learner_samples_known(struct learner_samples *samples,
                                         struct delta_error *err)
 {
     struct delta_class_id *known = delta_calloc(samples->class_count + 1, sizeof *known);
-    struct learner_samples kept = LEARNER_SAMPLES_INIT;
     size_t count = 0;
     enum delta_status st;
 
@@ -271,19 +299,13 @@ enum delta_status learner_samples_known(struct learner_samples *samples,
         for (size_t i = 0; i < samples->class_count; i++)
             if (strcmp(samples->classes[i].text, model->classes[k].text) == 0)
                 known[count++] = samples->classes[i];
-    st = learner_samples_select(&kept, samples, known, count, per_class, err);
+    st = learner_samples_keep(samples, known, count, per_class, err);
     free(known);
-    if (!st && kept.count == 0) {
-        learner_samples_release(&kept);
+    if (!st && samples->count == 0)
         st = delta_fail(err, DELTA_NOT_FOUND,
                         "the data has no image of a class that the model knows ('%s', ...)",
                         model->class_count ? model->classes[0].text : "none");
-    }
-    if (st)
-        return st;
-    learner_samples_release(samples);
-    *samples = kept;
-    return DELTA_OK;
+    return st;
 }
 
 void learner_device_name(char *out, size_t size, const struct delta_model *model,

@@ -15,11 +15,15 @@ struct learner_common {
     const char *device;
     int64_t threads;
     int64_t seed;
+    int64_t memory_mb;
+    double time_s;
     bool json;
     /* filled by learner_common_budget */
     struct learner_budget budget;
     struct delta_progress progress;
     char stage[64];
+    const char *verb;
+    size_t planned_bytes, at_once; /* what was told before learning began; 0: nothing */
 };
 
 #define LEARNER_COMMON_INIT                                                                        \
@@ -39,6 +43,22 @@ struct learner_common {
         .name = "threads", .kind = DELTA_OPT_INT, .value = &(c).threads, .arg = "N",               \
         .help = "threads to use, 0 = all cores", .low = 0, .high = 1024                            \
     }
+#define LEARNER_OPT_BUDGET(c)                                                                      \
+    {"memory",                                                                                     \
+     DELTA_OPT_INT,                                                                                \
+     &(c).memory_mb,                                                                               \
+     .arg = "MB",                                                                                  \
+     .help = "peak memory of this process, in MB of 2^20 bytes; 0: no limit",                      \
+     .low = 0,                                                                                     \
+     .high = 1e7},                                                                                 \
+    {                                                                                              \
+        .name = "time", .kind = DELTA_OPT_REAL, .value = &(c).time_s, .arg = "SECONDS",            \
+        .help = "time for all of it; 0: no limit", .low = 0, .high = 1e8                           \
+    }
+#define LEARNER_BUDGET_HELP                                                                        \
+    "The peak of memory that is planned is told on stderr before it begins, and as planned_bytes " \
+    "with --json. Under --memory fewer images go through the network at once; a budget that is "   \
+    "too small is refused, and the smallest that will do is named. "
 #define LEARNER_OPT_SEED(c)                                                                        \
     {                                                                                              \
         .name = "seed", .kind = DELTA_OPT_INT, .value = &(c).seed, .arg = "N",                     \
@@ -55,8 +75,11 @@ struct learner_common {
     "PNG or JPEG images (or with train/ and test/ of such), or "                                   \
     "'synthetic[:classes=N,train=N,test=N,seed=N]', images drawn by a program."
 
-/* The budget that the options ask for, with a progress line; valid as long as *common. */
-const struct learner_budget *learner_common_budget(struct learner_common *common);
+/* The budget that the options ask for, with a progress line; valid as long as *common. The time
+ * counts from here: call it first of all. The plan of memory is told on stderr and kept. */
+const struct learner_budget *learner_common_budget(struct learner_common *common, const char *verb);
+/* Adds planned_bytes and images_at_once where something was planned. */
+void learner_common_json(const struct learner_common *common, json_t *json);
 void learner_common_done(struct learner_common *common); /* ends the progress line */
 
 /* Data-set labels, one a line (a class order); free() *labels.

@@ -94,7 +94,9 @@ struct learner_device_ops {
     void (*release)(struct learner_device *device, void *block);
     /* NULL: everything but the optional kinds */
     bool (*supports)(const struct learner_device *device, const struct learner_op *op);
-    /* Called once per op before the first run, so that run never allocates. NULL: nothing to do */
+    /* Called once per op before the first run, so that run never allocates. Looks at shapes and at
+     * which pointers are NULL, never at what they point to: a plan has no memory behind them. NULL:
+     * nothing to do */
     enum delta_status (*prepare)(struct learner_device *device, const struct learner_op *op,
                                  size_t batch, bool train, struct delta_error *err);
     void (*run)(struct learner_device *device, const struct learner_op *op,

@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH 64
-
 void learner_embedding_release(struct learner_embedding *embedding)
 {
     if (!embedding)
@@ -50,6 +48,10 @@ enum delta_status learner_budget_tick(const struct learner_budget *budget, const
 {
     if (budget && budget->progress && !budget->progress(budget->context, stage, done, total))
         return delta_fail(err, DELTA_INTERRUPTED, "stopped during %s", stage);
+    if (learner_budget_left_ms(budget) == 0 && done < total)
+        return delta_fail(err, DELTA_INTERRUPTED,
+                          "time is up during %s, %.0f %% done; give more time or fewer images",
+                          stage, 100 * done / total);
     return DELTA_OK;
 }
 
@@ -58,18 +60,22 @@ enum delta_status learner_embed(struct learner_embedding *out, const struct delt
                                 const struct learner_budget *budget, const char *stage,
                                 struct delta_error *err)
 {
+    const size_t batch = learner_budget_images(budget, samples->count);
     const struct learner_net_options options = {.device = budget ? budget->device : NULL,
-                                                .batch = BATCH,
+                                                .batch = batch,
                                                 .threads = budget ? budget->threads : 0};
     struct learner_embedding made = {.count = samples->count};
     struct learner_net *net = NULL;
+    uint32_t *index = delta_calloc(batch, sizeof *index);
     size_t features = 0, logits = 0;
     enum delta_status st = learner_samples_check(samples, &model->arch, err);
 
+    if (!st && !index)
+        st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for features");
     if (!st)
         st = learner_net_new(&net, model, &options, err);
     if (st)
-        return st;
+        goto done;
     made.d = learner_net_feature_count(net);
     made.classes = learner_net_class_count(net);
     if (delta_size_mul(samples->count, made.d, &features) &&
@@ -82,9 +88,8 @@ enum delta_status learner_embed(struct learner_embedding *out, const struct delt
                         samples->count);
         goto done;
     }
-    for (size_t at = 0; at < samples->count; at += BATCH) {
-        const size_t n = samples->count - at < BATCH ? samples->count - at : BATCH;
-        uint32_t index[BATCH];
+    for (size_t at = 0; at < samples->count; at += batch) {
+        const size_t n = samples->count - at < batch ? samples->count - at : batch;
         for (size_t i = 0; i < n; i++)
             index[i] = (uint32_t)(at + i);
         learner_samples_batch(learner_net_input(net), samples, &model->arch, index, n, NULL);
@@ -100,6 +105,7 @@ enum delta_status learner_embed(struct learner_embedding *out, const struct delt
     *out = made;
     made = (struct learner_embedding){0, 0, 0, NULL, NULL};
 done:
+    free(index);
     learner_embedding_release(&made);
     learner_net_free(net);
     return st;

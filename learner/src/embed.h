@@ -3,6 +3,7 @@
 #ifndef LEARNER_EMBED_H
 #define LEARNER_EMBED_H
 
+#include "budget.h"
 #include "learner/learn.h"
 
 struct learner_embedding {
@@ -32,7 +33,7 @@ DELTA_MUST_USE enum delta_status learner_samples_check(const struct learner_samp
 int32_t *learner_samples_outputs(const struct learner_samples *samples,
                                  const struct delta_model *model);
 
-/* One call of the progress callback. fails: INTERRUPTED */
+/* One call of the progress callback, and a look at the clock. fails: INTERRUPTED */
 DELTA_MUST_USE enum delta_status learner_budget_tick(const struct learner_budget *budget,
                                                      const char *stage, double done, double total,
                                                      struct delta_error *err);

@@ -5,8 +5,6 @@
 #include "embed.h"
 #include "learner/learn.h"
 
-#define BATCH 64
-
 void learner_scores_release(struct learner_scores *scores)
 {
     if (!scores)
@@ -47,11 +45,14 @@ static enum delta_status classify_all(struct learner_scores *scores, struct lear
                                       const struct learner_samples *samples, const int32_t *outputs,
                                       const struct learner_budget *budget, struct delta_error *err)
 {
+    const size_t batch = learner_net_batch(net);
+    uint32_t *index = delta_calloc(batch, sizeof *index);
     enum delta_status st = DELTA_OK;
-    uint32_t index[BATCH];
 
-    for (size_t at = 0; !st && at < samples->count; at += BATCH) {
-        const size_t n = samples->count - at < BATCH ? samples->count - at : BATCH;
+    if (!index)
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory for an evaluation");
+    for (size_t at = 0; !st && at < samples->count; at += batch) {
+        const size_t n = samples->count - at < batch ? samples->count - at : batch;
         for (size_t i = 0; i < n; i++)
             index[i] = (uint32_t)(at + i);
         learner_samples_batch(learner_net_input(net), samples, arch, index, n, NULL);
@@ -62,6 +63,24 @@ static enum delta_status classify_all(struct learner_scores *scores, struct lear
         st = learner_budget_tick(budget, "evaluation", (double)(at + n), (double)samples->count,
                                  err);
     }
+    free(index);
+    return st;
+}
+
+struct need {
+    const struct delta_model *model;
+    const struct learner_samples *samples;
+    const struct learner_budget *budget;
+};
+
+static enum delta_status need_memory(void *context, size_t images, size_t *bytes,
+                                     struct delta_error *err)
+{
+    const struct need *need = context;
+
+    const enum delta_status st =
+        learner_budget_net(bytes, need->model, need->budget, images, false, err);
+    *bytes += need->samples->count * sizeof(int32_t);
     return st;
 }
 
@@ -71,16 +90,23 @@ enum delta_status learner_evaluate(struct learner_scores *out, const struct delt
 {
     const struct delta_clock clock = delta_clock_system();
     const int64_t begin_ms = delta_clock_monotonic_ms(&clock);
-    const struct learner_net_options options = {.device = budget ? budget->device : NULL,
-                                                .batch = BATCH,
-                                                .threads = budget ? budget->threads : 0};
+    struct need need = {model, samples, budget};
+    struct learner_budget plan = {0};
     struct learner_scores scores = {.class_count = model->class_count};
     struct learner_net *net = NULL;
     int32_t *outputs = NULL;
     enum delta_status st = learner_samples_check(samples, &model->arch, err);
 
+    if (!st)
+        st = learner_budget_plan(&plan, budget, "evaluation",
+                                 learner_budget_images(budget, samples->count), 1, need_memory,
+                                 &need, err);
     if (st)
         goto done;
+    const struct learner_net_options options = {.device = plan.device,
+                                                .batch =
+                                                    learner_budget_images(&plan, samples->count),
+                                                .threads = plan.threads};
     outputs = learner_samples_outputs(samples, model);
     scores.classes = delta_calloc(model->class_count + 1, sizeof *scores.classes);
     if (!outputs || !scores.classes) {

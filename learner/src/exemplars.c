@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "budget.h"
 #include "embed.h"
 #include "herding.h"
 #include "holdout.h"
@@ -112,6 +113,36 @@ static enum delta_status choose_class(uint32_t *replay, size_t *replays, uint32_
     return DELTA_OK;
 }
 
+struct need {
+    const struct delta_model *model;
+    const struct learner_samples *from;
+    const struct wishes *wishes;
+};
+
+/* Features of all, then the network, or the copies that are made after it. */
+static enum delta_status need_memory(void *context, size_t images, size_t *bytes,
+                                     struct delta_error *err)
+{
+    const struct need *need = context;
+    const struct learner_samples *from = need->from;
+    const size_t each = from->count ? learner_samples_bytes(from) / from->count : 0;
+    size_t chosen, net = 0;
+    struct delta_tensor *weight, *bias;
+    enum delta_status st = delta_model_head(need->model, &weight, &bias, err);
+
+    if (!st)
+        st = learner_budget_net(&net, need->model, need->wishes->budget, images, false, err);
+    if (st)
+        return st;
+    if (!delta_size_mul(from->class_count, need->wishes->replay + need->wishes->probe, &chosen) ||
+        chosen > from->count)
+        chosen = from->count;
+    *bytes = from->count *
+             ((weight->count + bias->count) / bias->count * sizeof(float) + sizeof(uint32_t));
+    *bytes += net > chosen * each ? net : chosen * each;
+    return DELTA_OK;
+}
+
 static enum delta_status choose(struct learner_exemplars *out, const struct delta_model *model,
                                 const struct learner_samples *from, const struct wishes *wishes,
                                 struct delta_error *err)
@@ -121,6 +152,8 @@ static enum delta_status choose(struct learner_exemplars *out, const struct delt
     uint32_t *index = delta_calloc(from->count + 1, sizeof *index);
     uint8_t *use = delta_calloc(from->count + 1, 1);
     struct learner_embedding embedding = {0, 0, 0, NULL, NULL};
+    struct need need = {model, from, wishes};
+    struct learner_budget plan = {0};
     struct learner_exemplars made = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
     size_t replays = 0, probes = 0;
     enum delta_status st;
@@ -129,7 +162,11 @@ static enum delta_status choose(struct learner_exemplars *out, const struct delt
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for choosing exemplars");
         goto done;
     }
-    st = learner_embed(&embedding, model, from, wishes->budget, "features", err);
+    st = learner_budget_plan(&plan, wishes->budget, "choosing exemplars",
+                             learner_budget_images(wishes->budget, from->count), 1, need_memory,
+                             &need, err);
+    if (!st)
+        st = learner_embed(&embedding, model, from, &plan, "features", err);
     for (size_t k = 0; !st && k < from->class_count; k++)
         st = choose_class(replay, &replays, probe, &probes, use, index, k, from, &embedding, wishes,
                           err);

@@ -168,7 +168,8 @@ static enum delta_status plan_arena(struct learner_net *net, bool fuses, struct 
         goto done;
     }
     net->arena_bytes = arena.total * sizeof(float);
-    net->arena = net->device->ops->alloc(net->device, net->arena_bytes);
+    net->arena = net->dry ? LEARNER_NO_MEMORY_BEHIND
+                          : net->device->ops->alloc(net->device, net->arena_bytes);
     if (!net->arena) {
         st = delta_fail(err, DELTA_NO_MEMORY,
                         "no memory for activations: %zu MiB for a batch of %zu; "
@@ -424,6 +425,6 @@ void learner_graph_release(struct learner_net *net)
     free(net->forward.items);
     free(net->backward.items);
     free(net->infer.items);
-    if (net->arena)
+    if (net->arena && !net->dry)
         net->device->ops->release(net->device, net->arena);
 }

@@ -23,11 +23,15 @@ struct learner_op_list {
     size_t count;
 };
 
+/* Where the blocks of a dry net begin: never read, only told apart from NULL. */
+#define LEARNER_NO_MEMORY_BEHIND ((float *)(uintptr_t)4096)
+
 struct learner_net {
     struct learner_device *device;
     struct delta_arch arch;
     size_t batch, class_count;
     bool train;
+    bool dry; /* planned only: blocks are places without memory behind them */
     struct learner_layers layers;
     size_t first_param[LEARNER_LAYERS_MAX]; /* of each layer */
     struct learner_live live[LEARNER_LAYERS_MAX];

@@ -133,7 +133,7 @@ enum delta_status learner_head_fit(float *weight, float *bias, const struct lear
     for (size_t k = 0; k < data->new_classes; k++)
         x[weights + k] = bias[k];
     st = learner_lbfgs(x, weights + data->new_classes, objective, &problem, max_iterations, 1e-6,
-                       report, err);
+                       data->deadline_ms, report, err);
     if (st)
         goto done;
     for (size_t i = 0; i < weights; i++)

@@ -18,6 +18,7 @@ struct learner_head_data {
     const float *features;   /* [count, d] */
     const float *old_logits; /* [count, old_classes] */
     const int32_t *labels;   /* [count], 0..old+new-1 */
+    int64_t deadline_ms;     /* monotonic clock: ends with the best so far; 0: none */
 };
 
 /* weight [new, d] and bias [new]: start on entry, solution on return.

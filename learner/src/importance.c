@@ -6,8 +6,6 @@
 #include "embed.h"
 #include "learner/loss.h"
 
-#define BATCH 64
-
 void learner_importance_free(struct learner_importance *items, size_t count)
 {
     for (size_t i = 0; items && i < count; i++)
@@ -59,29 +57,30 @@ static enum delta_status accumulate(struct learner_importance *items, size_t cou
                                     size_t total, const int32_t *outputs,
                                     const struct learner_budget *budget, struct delta_error *err)
 {
-    const size_t classes = learner_net_class_count(net);
+    const size_t classes = learner_net_class_count(net), batch = learner_net_batch(net);
+    int32_t *labels = delta_calloc(batch, sizeof *labels);
+    enum delta_status st = DELTA_OK;
 
-    for (size_t at = 0; at < total; at += BATCH) {
-        const size_t n = total - at < BATCH ? total - at : BATCH;
-        int32_t labels[BATCH];
-        enum delta_status st;
+    if (!labels)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    for (size_t at = 0; !st && at < total; at += batch) {
+        const size_t n = total - at < batch ? total - at : batch;
         for (size_t i = 0; i < n; i++)
             labels[i] = outputs[known[at + i]];
         learner_samples_batch(learner_net_input(net), old, &model->arch, known + at, n, NULL);
         st = learner_net_forward(net, n, LEARNER_TRAIN_EVAL, err);
         if (st)
-            return st;
+            break;
         learner_loss_ce(learner_net_logits(net), labels, NULL, n, classes,
                         (double)n / (double)total, learner_net_logits_grad(net));
         st = learner_net_backward(net, n, err);
         if (st)
-            return st;
+            break;
         add_up(items, count, net);
         st = learner_budget_tick(budget, "importance", (double)(at + n), (double)total, err);
-        if (st)
-            return st;
     }
-    return DELTA_OK;
+    free(labels);
+    return st;
 }
 
 enum delta_status learner_importance_gradient(struct learner_importance **out, size_t *count,
@@ -91,7 +90,7 @@ enum delta_status learner_importance_gradient(struct learner_importance **out, s
                                               struct delta_error *err)
 {
     const struct learner_net_options options = {.device = budget ? budget->device : NULL,
-                                                .batch = BATCH,
+                                                .batch = learner_budget_images(budget, old->count),
                                                 .threads = budget ? budget->threads : 0,
                                                 .train = true};
     int32_t *outputs = learner_samples_outputs(old, model);
@@ -137,6 +136,7 @@ struct ranked {
     double score;
     size_t index;
 };
+_Static_assert(sizeof(struct ranked) <= LEARNER_RANK_BYTES, "what a plan of memory counts");
 
 static int by_score(const void *left, const void *right)
 {

@@ -27,4 +27,14 @@ void learner_importance_free(struct learner_importance *items, size_t count);
 DELTA_MUST_USE enum delta_status learner_top_bits(uint8_t *bits, const double *score, size_t count,
                                                   size_t keep, struct delta_error *err);
 
+/* What ranking takes per weight, in bytes. */
+#define LEARNER_RANK_BYTES 16
+
+/* What learner_freeze_plan takes with so many images at once. */
+DELTA_MUST_USE enum delta_status learner_freeze_plan_need(const struct delta_model *model,
+                                                          const struct learner_samples *old,
+                                                          const struct learner_budget *budget,
+                                                          size_t images, size_t *bytes,
+                                                          struct delta_error *err);
+
 #endif

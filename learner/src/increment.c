@@ -129,6 +129,30 @@ static size_t count_changed(const struct delta_model *base, const struct delta_m
     return changed;
 }
 
+struct need {
+    const struct learner_method *method;
+    const struct learner_task *task;
+    const struct learner_samples *probe;
+};
+
+/* The method, or the guard after it. */
+static enum delta_status need_memory(void *context, size_t images, size_t *bytes,
+                                     struct delta_error *err)
+{
+    const struct need *need = context;
+    size_t guard = 0;
+    enum delta_status st =
+        learner_budget_net(&guard, need->task->model, need->task->budget, images, false, err);
+
+    guard += learner_samples_bytes(need->probe) + need->probe->count * sizeof(int32_t);
+    *bytes = 0;
+    if (!st && need->method->need)
+        st = need->method->need(need->task, images, bytes, err);
+    if (*bytes < guard)
+        *bytes = guard;
+    return st;
+}
+
 enum delta_status learner_increment(struct delta_model *out, const struct delta_model *base,
                                     const struct learner_samples *fresh,
                                     const struct learner_exemplars *exemplars,
@@ -150,6 +174,8 @@ enum delta_status learner_increment(struct delta_model *out, const struct delta_
                           "do-nothing",
                           options->method ? options->method : "");
     budget = budget ? budget : &unlimited;
+    struct learner_budget plan = *budget, patient;
+    const struct learner_samples *probe = exemplars ? &exemplars->probe : &work.none;
     st = prepare(&work, base, fresh, budget, err);
     if (st)
         goto done;
@@ -158,8 +184,15 @@ enum delta_status learner_increment(struct delta_model *out, const struct delta_
                                 .fresh = &work.train,
                                 .replay = exemplars ? &exemplars->replay : &work.none,
                                 .options = options,
-                                .budget = budget};
-    st = method->run(&task, err);
+                                .budget = &plan,
+                                .guard_images =
+                                    2 * probe->count + work.held.count + work.train.count};
+    struct need need = {method, &task, probe};
+    st = learner_budget_plan(&plan, budget, "learning",
+                             options->batch > LEARNER_AT_ONCE ? options->batch : LEARNER_AT_ONCE, 1,
+                             need_memory, &need, err);
+    if (!st)
+        st = method->run(&task, err);
     if (!st)
         st = delta_model_check_finite(&work.model, err);
     if (st)
@@ -169,13 +202,16 @@ enum delta_status learner_increment(struct delta_model *out, const struct delta_
     found.replay_images = task.replay->count;
     found.image_passes = task.image_passes;
     found.live_changed = count_changed(base, &work.model);
+    found.cut_short = task.cut_short;
+    patient = plan; /* what was learned is judged, whatever the clock says */
+    patient.deadline_ms = 0;
     const struct learner_trial trial = {.base = base,
                                         .model = &work.model,
-                                        .probe = exemplars ? &exemplars->probe : &work.none,
+                                        .probe = probe,
                                         .train = &work.train,
                                         .held = &work.held,
                                         .options = options,
-                                        .budget = budget};
+                                        .budget = &patient};
     st = learner_guard(&found, &trial, err);
     found.seconds = (double)(delta_clock_monotonic_ms(&clock) - started_ms) / 1000;
     if (report && (!st || st == DELTA_REJECTED))

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "delta/buf.h"
+#include "delta/clock.h"
 
-#define HISTORY 10
+#define HISTORY LEARNER_LBFGS_HISTORY
 #define ARMIJO 1e-4
 #define MAX_HALVINGS 30
 
@@ -112,16 +112,18 @@ static bool search(struct state *s, double *value, learner_objective *objective,
 }
 
 enum delta_status learner_lbfgs(double *x, size_t n, learner_objective *objective, void *context,
-                                int max_iterations, double tolerance,
+                                int max_iterations, double tolerance, int64_t deadline_ms,
                                 struct learner_lbfgs_report *report, struct delta_error *err)
 {
     struct state s = {.n = n, .x = x, .newest = HISTORY - 1};
     double *block, value;
     size_t cells = 0;
+    const struct delta_clock clock = delta_clock_system();
+    bool late = false;
     int done = 0;
 
-    block =
-        delta_size_mul(n, 4 + 2 * HISTORY, &cells) ? delta_calloc(cells + 1, sizeof *block) : NULL;
+    block = delta_size_mul(n, LEARNER_LBFGS_CELLS, &cells) ? delta_calloc(cells + 1, sizeof *block)
+                                                           : NULL;
     if (!block)
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory for %zu variables", n);
     s.gradient = block;
@@ -132,6 +134,9 @@ enum delta_status learner_lbfgs(double *x, size_t n, learner_objective *objectiv
     s.changes = s.steps + HISTORY * n;
     value = objective(context, x, s.gradient);
     while (isfinite(value) && done < max_iterations && largest(s.gradient, n) > tolerance) {
+        late = deadline_ms && delta_clock_monotonic_ms(&clock) >= deadline_ms;
+        if (late)
+            break;
         find_direction(&s);
         if (!search(&s, &value, objective, context)) {
             if (s.kept == 0)
@@ -142,7 +147,7 @@ enum delta_status learner_lbfgs(double *x, size_t n, learner_objective *objectiv
         done++;
     }
     if (report)
-        *report = (struct learner_lbfgs_report){done, value, largest(s.gradient, n)};
+        *report = (struct learner_lbfgs_report){done, value, largest(s.gradient, n), late};
     free(block);
     return isfinite(value) ? DELTA_OK
                            : delta_fail(err, DELTA_NONFINITE, "the loss is not a finite number");

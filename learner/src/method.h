@@ -14,13 +14,20 @@ struct learner_task {
     const struct learner_samples *replay; /* exemplars of old classes; may be empty */
     const struct learner_increment_options *options;
     const struct learner_budget *budget;
+    /* Images that the guard will classify after the method: their time is kept. */
+    size_t guard_images;
     double image_passes; /* counted by the method */
+    bool cut_short;      /* set by the method: the time was up, the model is as far as it came */
 };
 
 struct learner_method {
     const char *name;
     struct learner_increment_options defaults;
+    /* Before the deadline less the guard's time, where the method can stop: not all can. */
     enum delta_status (*run)(struct learner_task *task, struct delta_error *err);
+    /* Bytes that run takes at its worst moment, with so many images at once; NULL: next to none. */
+    enum delta_status (*need)(const struct learner_task *task, size_t images, size_t *bytes,
+                              struct delta_error *err);
 };
 
 extern const struct learner_method learner_method_frostline;

@@ -169,16 +169,22 @@ static enum delta_status place_params(struct learner_net *net, const struct delt
     for (size_t i = 0; i < net->param_count; i++)
         if (learns(net, &net->params[i], layer_of(net, i)))
             net->grad_count += aligned(net->params[i].count);
-    net->values = device->alloc(net->device, net->value_count * sizeof(float));
-    net->grads =
-        net->grad_count ? device->alloc(net->device, net->grad_count * sizeof(float)) : NULL;
+    if (net->dry) {
+        net->values = LEARNER_NO_MEMORY_BEHIND;
+        net->grads = net->grad_count ? LEARNER_NO_MEMORY_BEHIND : NULL;
+    } else {
+        net->values = device->alloc(net->device, net->value_count * sizeof(float));
+        net->grads =
+            net->grad_count ? device->alloc(net->device, net->grad_count * sizeof(float)) : NULL;
+    }
     if (!net->values || (net->grad_count && !net->grads))
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for %zu parameters", net->value_count);
     for (size_t i = 0; i < net->param_count; i++) {
         struct learner_param *param = &net->params[i];
         param->data = net->values + at;
-        memcpy(param->data, delta_model_find(model, param->name)->data,
-               param->count * sizeof(float));
+        if (!net->dry)
+            memcpy(param->data, delta_model_find(model, param->name)->data,
+                   param->count * sizeof(float));
         at += aligned(param->count);
         if (!learns(net, param, layer_of(net, i)))
             continue;
@@ -188,9 +194,9 @@ static enum delta_status place_params(struct learner_net *net, const struct delt
     return DELTA_OK;
 }
 
-enum delta_status learner_net_new(struct learner_net **out, const struct delta_model *model,
-                                  const struct learner_net_options *options,
-                                  struct delta_error *err)
+static enum delta_status build(struct learner_net **out, const struct delta_model *model,
+                               const struct learner_net_options *options, bool dry,
+                               struct delta_error *err)
 {
     enum delta_status st = DELTA_INTERNAL;
     struct learner_net *net = delta_calloc(1, sizeof *net);
@@ -200,6 +206,7 @@ enum delta_status learner_net_new(struct learner_net **out, const struct delta_m
     net->arch = model->arch;
     net->batch = options->batch ? options->batch : BATCH_DEFAULT;
     net->train = options->train;
+    net->dry = dry;
     net->weights_version = 1;
     net->class_count = model->class_count;
     if (net->batch > BATCH_MAX) {
@@ -227,6 +234,26 @@ done:
     return st;
 }
 
+enum delta_status learner_net_new(struct learner_net **out, const struct delta_model *model,
+                                  const struct learner_net_options *options,
+                                  struct delta_error *err)
+{
+    return build(out, model, options, false, err);
+}
+
+enum delta_status learner_net_plan_bytes(size_t *bytes, const struct delta_model *model,
+                                         const struct learner_net_options *options,
+                                         struct delta_error *err)
+{
+    struct learner_net *net = NULL;
+    const enum delta_status st = build(&net, model, options, true, err);
+
+    if (!st)
+        *bytes = learner_net_memory_bytes(net);
+    learner_net_free(net);
+    return st;
+}
+
 void learner_net_free(struct learner_net *net)
 {
     if (!net)
@@ -234,9 +261,9 @@ void learner_net_free(struct learner_net *net)
     if (net->device) {
         const struct learner_device_ops *device = net->device->ops;
         learner_graph_release(net);
-        if (net->values)
+        if (net->values && !net->dry)
             device->release(net->device, net->values);
-        if (net->grads)
+        if (net->grads && !net->dry)
             device->release(net->device, net->grads);
         device->close(net->device);
     }

@@ -112,19 +112,19 @@ enum delta_status learner_samples_open(struct learner_samples *out, const char *
     return learner_samples_open_sized(out, source, split, 0, 0, err);
 }
 
-enum delta_status learner_samples_select(struct learner_samples *out,
-                                         const struct learner_samples *from,
-                                         const struct delta_class_id *classes, size_t class_count,
-                                         size_t per_class, struct delta_error *err)
+/* What a selection makes of each image: label in the new list, or -1. Counts what is kept. */
+static enum delta_status choose_images(int32_t **out, size_t *kept,
+                                       const struct learner_samples *from,
+                                       const struct delta_class_id *classes, size_t class_count,
+                                       size_t per_class, struct delta_error *err)
 {
-    const size_t image = learner_samples_image_bytes(from);
     int32_t *map = delta_calloc(from->class_count + 1, sizeof *map);
+    int32_t *made = delta_calloc(from->count + 1, sizeof *made);
     size_t *taken = delta_calloc(class_count + 1, sizeof *taken);
-    struct learner_samples made = LEARNER_SAMPLES_INIT;
-    enum delta_status st;
-    size_t total = 0, at = 0;
+    enum delta_status st = DELTA_OK;
 
-    if (!map || !taken) {
+    *kept = 0;
+    if (!map || !taken || !made) {
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");
         goto done;
     }
@@ -139,31 +139,84 @@ enum delta_status learner_samples_select(struct learner_samples *out,
     }
     for (size_t i = 0; i < from->count; i++) {
         const int32_t k = map[from->labels[i]];
-        if (k >= 0 && (per_class == 0 || taken[k] < per_class)) {
+        const bool keep = k >= 0 && (per_class == 0 || taken[k] < per_class);
+        made[i] = keep ? k : -1;
+        if (keep) {
             taken[k]++;
-            total++;
+            ++*kept;
         }
     }
-    st = learner_samples_reserve(&made, from->channels, from->height, from->width, total,
-                                 class_count, err);
-    if (st)
-        goto done;
-    memset(taken, 0, class_count * sizeof *taken);
-    for (size_t i = 0; i < from->count; i++) {
-        const int32_t k = map[from->labels[i]];
-        if (k < 0 || (per_class && taken[k] == per_class))
-            continue;
-        taken[k]++;
-        memcpy(made.pixels + at * image, from->pixels + i * image, image);
-        made.labels[at++] = k;
-    }
-    if (class_count)
-        memcpy(made.classes, classes, class_count * sizeof *classes);
     *out = made;
+    made = NULL;
 done:
     free(map);
+    free(made);
     free(taken);
     return st;
+}
+
+enum delta_status learner_samples_select(struct learner_samples *out,
+                                         const struct learner_samples *from,
+                                         const struct delta_class_id *classes, size_t class_count,
+                                         size_t per_class, struct delta_error *err)
+{
+    const size_t image = learner_samples_image_bytes(from);
+    struct learner_samples made = LEARNER_SAMPLES_INIT;
+    int32_t *labels = NULL;
+    size_t total, at = 0;
+    enum delta_status st =
+        choose_images(&labels, &total, from, classes, class_count, per_class, err);
+
+    if (!st)
+        st = learner_samples_reserve(&made, from->channels, from->height, from->width, total,
+                                     class_count, err);
+    for (size_t i = 0; !st && i < from->count; i++) {
+        if (labels[i] < 0)
+            continue;
+        memcpy(made.pixels + at * image, from->pixels + i * image, image);
+        made.labels[at++] = labels[i];
+    }
+    if (!st && class_count)
+        memcpy(made.classes, classes, class_count * sizeof *classes);
+    if (!st)
+        *out = made;
+    free(labels);
+    return st;
+}
+
+enum delta_status learner_samples_keep(struct learner_samples *samples,
+                                       const struct delta_class_id *classes, size_t class_count,
+                                       size_t per_class, struct delta_error *err)
+{
+    const size_t image = learner_samples_image_bytes(samples);
+    struct delta_class_id *ids = delta_calloc(class_count + 1, sizeof *ids);
+    int32_t *labels = NULL;
+    size_t total, at = 0;
+    enum delta_status st = ids ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+
+    if (!st)
+        st = choose_images(&labels, &total, samples, classes, class_count, per_class, err);
+    if (st) {
+        free(ids);
+        return st;
+    }
+    if (class_count)
+        memcpy(ids, classes, class_count * sizeof *ids); /* may be the set's own list */
+    for (size_t i = 0; i < samples->count; i++) {
+        if (labels[i] < 0)
+            continue;
+        if (at != i)
+            memcpy(samples->pixels + at * image, samples->pixels + i * image, image);
+        samples->labels[at++] = labels[i];
+    }
+    uint8_t *less = realloc(samples->pixels, total ? total * image : 1);
+    samples->pixels = less ? less : samples->pixels;
+    free(samples->classes);
+    samples->classes = ids;
+    samples->class_count = class_count;
+    samples->count = total;
+    free(labels);
+    return DELTA_OK;
 }
 
 /* Grows one array of a set; the old one stays valid on failure. */

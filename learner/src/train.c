@@ -13,6 +13,8 @@
 #define BATCH_LIMIT 65536
 #define MEASURED_STEPS 3 /* the first ones warm caches; then the schedule is fitted to the time */
 #define TIME_SHARE 0.95  /* of what is left: checkpoints and tests take some */
+#define TEST_SHARE 0.5   /* of a training image's time; a forward pass alone is about a third */
+#define FEWEST 8         /* images: batch statistics of fewer are noise */
 
 enum stream { STREAM_ORDER = 11 };
 
@@ -152,6 +154,25 @@ static enum delta_status make_buffers(struct trainer *trainer, struct delta_erro
     return DELTA_OK;
 }
 
+static enum delta_status need_memory(void *context, size_t images, size_t *bytes,
+                                     struct delta_error *err)
+{
+    const struct trainer *trainer = context;
+    const struct learner_pretrain_options *options = trainer->options;
+    const struct learner_samples *samples = trainer->samples;
+    const size_t values = learner_model_bytes(trainer->model);
+    const size_t image = (size_t)samples->channels * samples->height * samples->width;
+    const enum delta_status st =
+        learner_budget_net(bytes, trainer->model, trainer->budget, images, true, err);
+
+    *bytes += values; /* velocities; statistics have none, which is next to nothing */
+    *bytes += images < options->batch ? values : 0;
+    *bytes += options->ema > 0 ? values : 0;
+    *bytes += options->augment || options->cutout ? images * image : 0;
+    *bytes += samples->count * sizeof *trainer->order;
+    return st;
+}
+
 static enum delta_status trainer_init(struct trainer *trainer, struct delta_error *err)
 {
     const struct learner_pretrain_options *options = trainer->options;
@@ -239,8 +260,10 @@ static void keep_time(struct trainer *trainer, struct clockwork *clockwork, size
         clockwork->each += 0.05 * (took - clockwork->each);
     if (clockwork->each > 0)
         status->images_per_second = (double)images / clockwork->each;
-    if (trainer->budget->deadline_ms) {
-        const double left = (double)(trainer->budget->deadline_ms - now_ms) / 1000;
+    if (trainer->deadline_ms) {
+        const double test = TEST_SHARE * clockwork->each / (double)trainer->options->batch *
+                            (double)trainer->options->test_images;
+        const double left = (double)(trainer->deadline_ms - now_ms) / 1000 - test;
         if (left <= 0 || own >= MEASURED_STEPS)
             status->steps = learner_schedule_fit(trainer->planned, status->step, clockwork->each,
                                                  TIME_SHARE * left);
@@ -352,9 +375,12 @@ static enum delta_status take_over(struct trainer *trainer, struct learner_check
 
     if (st)
         return st;
-    if (state->microbatch != trainer->micro || state->steps > trainer->planned)
-        return delta_fail(err, DELTA_FORMAT, "%llu steps, %llu images at once",
-                          (unsigned long long)state->steps, (unsigned long long)state->microbatch);
+    if (state->steps > trainer->planned)
+        return delta_fail(err, DELTA_FORMAT, "%llu steps", (unsigned long long)state->steps);
+    if (state->microbatch != trainer->micro)
+        return delta_fail(err, DELTA_MISMATCH,
+                          "it has %llu images at once, here are %zu; remove the file to start anew",
+                          (unsigned long long)state->microbatch, trainer->micro);
     trainer->status.step = (size_t)state->step;
     trainer->status.steps = (size_t)state->steps;
     return learner_train_load(trainer, file, err);
@@ -399,11 +425,12 @@ enum delta_status learner_pretrain_run(struct delta_model *model,
                                        struct learner_pretrain_status *status,
                                        struct delta_error *err)
 {
-    const struct learner_budget none = {0};
+    struct learner_budget plan = budget ? *budget : (struct learner_budget){0};
     struct trainer trainer = {.model = model,
                               .samples = train,
                               .options = options,
-                              .budget = budget ? budget : &none,
+                              .budget = &plan,
+                              .deadline_ms = plan.deadline_ms,
                               .micro = options->batch};
     struct clockwork clockwork = {.clock = delta_clock_system()};
     struct learner_checkpoint_file file = {.file = NULL};
@@ -418,6 +445,12 @@ enum delta_status learner_pretrain_run(struct delta_model *model,
     trainer.status.held_out = -1;
     if (!st)
         st = find_checkpoint(&trainer, &file, err);
+    plan.deadline_ms = 0;
+    if (!st)
+        st = learner_budget_plan(&plan, &plan, "pretraining", trainer.micro,
+                                 file.file ? trainer.micro : FEWEST, need_memory, &trainer, err);
+    if (!st && plan.at_once < trainer.micro)
+        trainer.micro = plan.at_once;
     if (!st)
         st = trainer_init(&trainer, err);
     if (!st)

@@ -145,6 +145,7 @@ enum delta_status learner_train_load(struct trainer *trainer, struct learner_che
         st = learner_checkpoint_read(file, blocks, count, err);
     if (!st)
         st = check_blocks(trainer, blocks, count, err);
+    learner_net_changed(trainer->net);
     free(blocks);
     return st;
 }
@@ -175,6 +176,7 @@ void learner_train_swap(struct trainer *trainer)
 
     if (!average)
         return;
+    learner_net_changed(trainer->net);
     for (size_t i = 0; i < learner_net_param_count(trainer->net); i++) {
         const struct learner_param *param = learner_net_param(trainer->net, i);
         for (size_t k = 0; k < param->count; k++) {

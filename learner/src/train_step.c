@@ -2,6 +2,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "gather.h"
 #include "learner/loss.h"
 #include "trainer.h"
 
@@ -54,24 +55,6 @@ static size_t count_correct(const struct learner_net *net, const int32_t *labels
     return correct;
 }
 
-/* Adds the gradients of a pass to those before, or takes the sum out at the end. */
-static void gather(struct trainer *trainer, bool first, bool last)
-{
-    float *sum = trainer->sum;
-
-    for (size_t i = 0; i < learner_net_param_count(trainer->net); i++) {
-        const struct learner_param *param = learner_net_param(trainer->net, i);
-        for (size_t k = 0; param->grad && k < param->count; k++) {
-            const float all = first ? param->grad[k] : sum[k] + param->grad[k];
-            if (last)
-                param->grad[k] = all;
-            else
-                sum[k] = all;
-        }
-        sum += param->count;
-    }
-}
-
 /* One pass over n of the step's `whole` images. */
 static enum delta_status run_pass(struct trainer *trainer, const uint32_t *index, size_t n,
                                   size_t whole, struct learner_rng *rng, struct delta_error *err)
@@ -104,7 +87,7 @@ static enum delta_status run_pass(struct trainer *trainer, const uint32_t *index
 enum delta_status learner_train_step(struct trainer *trainer, const uint32_t *index, size_t n,
                                      double lr, struct delta_error *err)
 {
-    const size_t passes = (n + trainer->micro - 1) / trainer->micro;
+    const size_t passes = learner_gather_passes(n, trainer->micro);
     struct learner_rng rng;
     enum delta_status st = DELTA_OK;
 
@@ -115,7 +98,7 @@ enum delta_status learner_train_step(struct trainer *trainer, const uint32_t *in
         const size_t first = n * i / passes, end = n * (i + 1) / passes;
         st = run_pass(trainer, index + first, end - first, n, &rng, err);
         if (!st && passes > 1)
-            gather(trainer, i == 0, i + 1 == passes);
+            learner_gather(trainer->net, trainer->sum, i == 0, i + 1 == passes);
     }
     if (!st)
         st = check_gradients(trainer->net, err);

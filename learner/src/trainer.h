@@ -15,7 +15,8 @@ struct trainer {
     const struct delta_model *model;
     const struct learner_samples *samples;
     const struct learner_pretrain_options *options;
-    const struct learner_budget *budget;
+    const struct learner_budget *budget; /* without the deadline: a tick would fail at it */
+    int64_t deadline_ms;                 /* 0: none */
 
     struct learner_net *net;
     struct learner_sgd *sgd;

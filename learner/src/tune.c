@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta/clock.h"
 #include "embed.h"
+#include "gather.h"
 #include "learner/loss.h"
 #include "learner/optim.h"
 #include "rng.h"
@@ -18,8 +20,13 @@ struct tuner {
     int32_t *labels;             /* [pool.count] */
     struct learner_embedding teacher;
     uint32_t *order; /* images of the epoch */
-    float *targets;  /* teacher logits of a batch */
+    float *targets;  /* teacher logits of a pass */
+    size_t micro;    /* images of a pass */
+    float *sum;      /* [parameters] gradients of a step's earlier passes; NULL: one pass */
     struct learner_rng rng;
+    struct learner_budget patient; /* the task's without its deadline, which ends in good order */
+    int64_t begun_ms;
+    size_t trained; /* images since then */
 };
 
 enum delta_status learner_start_rows(struct learner_task *task, struct delta_error *err)
@@ -49,18 +56,28 @@ static void tuner_release(struct tuner *tuner)
     free(tuner->labels);
     free(tuner->order);
     free(tuner->targets);
+    free(tuner->sum);
 }
 
 static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *task, bool replay,
                                     bool distil, struct delta_error *err)
 {
+    const size_t micro = learner_budget_images(task->budget, task->options->batch);
     const struct learner_net_options options = {.device = task->budget->device,
-                                                .batch = task->options->batch,
+                                                .batch = micro,
                                                 .threads = task->budget->threads,
                                                 .train = true};
     enum delta_status st = learner_samples_append(&tuner->pool, task->fresh, err);
 
     tuner->task = task;
+    tuner->micro = micro;
+    tuner->patient = *task->budget;
+    tuner->patient.deadline_ms = 0;
+    if (!st && micro < task->options->batch) {
+        tuner->sum = delta_calloc_aligned(learner_model_bytes(task->model), 1);
+        if (!tuner->sum)
+            st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
+    }
     learner_rng_init(&tuner->rng, task->budget->seed, STREAM_ORDER);
     if (!st && replay && task->replay->count)
         st = learner_samples_append(&tuner->pool, task->replay, err);
@@ -81,9 +98,11 @@ static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *ta
     return DELTA_OK;
 }
 
-/* Loss gradient of a batch into the net's logit gradients. */
-static void loss_gradient(struct tuner *tuner, const uint32_t *index, size_t n, bool distil)
+/* Loss gradient of n of a batch's `whole` images into the net's logit gradients. */
+static void loss_gradient(struct tuner *tuner, const uint32_t *index, size_t n, size_t whole,
+                          bool distil)
 {
+    const double share = (double)n / (double)whole;
     const struct learner_increment_options *options = tuner->task->options;
     const size_t classes = learner_net_class_count(tuner->net);
     const size_t old = tuner->task->base->class_count;
@@ -93,14 +112,48 @@ static void loss_gradient(struct tuner *tuner, const uint32_t *index, size_t n, 
 
     for (size_t i = 0; i < n; i++)
         labels[i] = tuner->labels[index[i]];
-    learner_loss_ce(logits, labels, NULL, n, classes, 1, grad);
+    learner_loss_ce(logits, labels, NULL, n, classes, share, grad);
     if (!distil)
         return;
     for (size_t i = 0; i < n; i++)
         memcpy(tuner->targets + i * old, tuner->teacher.logits + index[i] * old,
                old * sizeof *tuner->targets);
     learner_loss_kd(logits, tuner->targets, n, classes, old, options->temperature,
-                    options->kd_weight, grad);
+                    share * options->kd_weight, grad);
+}
+
+static enum delta_status run_batch(struct tuner *tuner, const struct learner_tune_phase *phase,
+                                   const uint32_t *index, size_t n, struct delta_error *err)
+{
+    const size_t passes = learner_gather_passes(n, tuner->micro);
+    enum delta_status st = DELTA_OK;
+
+    for (size_t i = 0; !st && i < passes; i++) {
+        const size_t first = n * i / passes, count = n * (i + 1) / passes - first;
+        learner_samples_batch(learner_net_input(tuner->net), &tuner->pool,
+                              &tuner->task->model->arch, index + first, count, NULL);
+        st = learner_net_forward(tuner->net, count, LEARNER_TRAIN_EVAL, err);
+        if (st)
+            break;
+        loss_gradient(tuner, index + first, count, n, phase->distil);
+        st = learner_net_backward(tuner->net, count, err);
+        if (!st && passes > 1)
+            learner_gather(tuner->net, tuner->sum, i == 0, i + 1 == passes);
+    }
+    return st;
+}
+
+/* The guard's images are kept time for: half of a training image's for each, which is plenty. */
+static bool time_is_up(const struct tuner *tuner)
+{
+    const struct delta_clock clock = delta_clock_system();
+    const int64_t left_ms = learner_budget_left_ms(tuner->task->budget);
+
+    if (left_ms == INT64_MAX)
+        return false;
+    const double spent_ms = (double)(delta_clock_monotonic_ms(&clock) - tuner->begun_ms);
+    const double each_ms = tuner->trained ? spent_ms / (double)tuner->trained : 0;
+    return (double)left_ms <= 0.5 * each_ms * (double)tuner->task->guard_images;
 }
 
 static enum delta_status run_epoch(struct tuner *tuner, const struct learner_tune_phase *phase,
@@ -112,21 +165,16 @@ static enum delta_status run_epoch(struct tuner *tuner, const struct learner_tun
     enum delta_status st = DELTA_OK;
 
     learner_rng_shuffle(&tuner->rng, tuner->order, images);
-    for (size_t at = 0; !st && at < images; at += batch) {
+    for (size_t at = 0; !st && !task->cut_short && at < images; at += batch) {
         const size_t n = images - at < batch ? images - at : batch;
-        const uint32_t *index = tuner->order + at;
-        learner_samples_batch(learner_net_input(tuner->net), &tuner->pool, &task->model->arch,
-                              index, n, NULL);
-        st = learner_net_forward(tuner->net, n, LEARNER_TRAIN_EVAL, err);
-        if (st)
-            break;
-        loss_gradient(tuner, index, n, phase->distil);
-        st = learner_net_backward(tuner->net, n, err);
+        st = run_batch(tuner, phase, tuner->order + at, n, err);
         if (st)
             break;
         learner_sgd_step(sgd, task->options->lr);
         task->image_passes += (double)n;
-        st = learner_budget_tick(task->budget, phase->stage,
+        tuner->trained += n;
+        task->cut_short = time_is_up(tuner);
+        st = learner_budget_tick(&tuner->patient, phase->stage,
                                  epoch + (double)(at + n) / (double)images, phase->epochs, err);
     }
     return st;
@@ -146,7 +194,7 @@ static enum delta_status run_phase(struct tuner *tuner, const struct learner_tun
     for (size_t i = 0; i < among; i++)
         if (tuner->labels[i] >= 0)
             tuner->order[images++] = (uint32_t)i;
-    for (int epoch = 0; !st && epoch < phase->epochs; epoch++)
+    for (int epoch = 0; !st && !tuner->task->cut_short && epoch < phase->epochs; epoch++)
         st = run_epoch(tuner, phase, sgd, images, epoch, err);
     learner_sgd_free(sgd);
     return st;
@@ -155,6 +203,7 @@ static enum delta_status run_phase(struct tuner *tuner, const struct learner_tun
 enum delta_status learner_tune(struct learner_task *task, const struct learner_tune_phase *phases,
                                size_t phase_count, struct delta_error *err)
 {
+    const struct delta_clock clock = delta_clock_system();
     struct tuner tuner = {0};
     bool replay = false, distil = false;
     enum delta_status st;
@@ -167,10 +216,37 @@ enum delta_status learner_tune(struct learner_task *task, const struct learner_t
         distil |= phases[i].distil;
     }
     st = tuner_init(&tuner, task, replay, distil, err);
+    tuner.begun_ms = delta_clock_monotonic_ms(&clock);
     for (size_t i = 0; !st && i < phase_count; i++)
         st = run_phase(&tuner, &phases[i], err);
     if (!st)
         st = learner_net_store(tuner.net, task->model, err);
     tuner_release(&tuner);
     return st;
+}
+
+/* Teacher and network are there at the same time. */
+enum delta_status learner_tune_need(const struct learner_task *task, bool replay, bool distil,
+                                    size_t images, size_t *bytes, struct delta_error *err)
+{
+    const size_t pool = task->fresh->count + (replay ? task->replay->count : 0);
+    const size_t batch = task->options->batch, micro = images < batch ? images : batch;
+    const size_t values = learner_model_bytes(task->model);
+    struct delta_tensor *weight, *bias;
+    size_t net = 0, teacher = 0;
+    enum delta_status st = delta_model_head(task->base, &weight, &bias, err);
+
+    if (!st)
+        st = learner_budget_net(&net, task->model, task->budget, micro, true, err);
+    if (!st && distil)
+        st = learner_budget_net(&teacher, task->base, task->budget, images, false, err);
+    if (st)
+        return st;
+    if (distil)
+        teacher += pool * (weight->count + bias->count) / bias->count * sizeof(float);
+    *bytes = net + teacher + values + values / sizeof(float); /* velocities, live flags */
+    *bytes += micro < batch ? values : 0;
+    *bytes += learner_samples_bytes(task->fresh) + pool * 2 * sizeof(uint32_t);
+    *bytes += replay ? learner_samples_bytes(task->replay) : 0;
+    return DELTA_OK;
 }

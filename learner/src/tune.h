@@ -14,10 +14,17 @@ struct learner_tune_phase {
 };
 
 /* Trains task->model in place through the phases, in order.
- *   fails    NONFINITE (names the layer), INTERRUPTED, NO_MEMORY; the model is unspecified then */
+ * When the time is up, less what the guard needs, it ends with what it has and sets
+ * task->cut_short. fails    NONFINITE (names the layer), INTERRUPTED, NO_MEMORY; the model is
+ * unspecified then */
 DELTA_MUST_USE enum delta_status learner_tune(struct learner_task *task,
                                               const struct learner_tune_phase *phases,
                                               size_t phase_count, struct delta_error *err);
+
+/* What it takes, with a teacher if one is wanted and so many images at once. */
+DELTA_MUST_USE enum delta_status learner_tune_need(const struct learner_task *task, bool replay,
+                                                   bool distil, size_t images, size_t *bytes,
+                                                   struct delta_error *err);
 
 /* Seeded uniform rows within +-1/sqrt(d), as torch.nn.Linear starts. */
 DELTA_MUST_USE enum delta_status learner_start_rows(struct learner_task *task,

@@ -159,6 +159,59 @@ static void bad_headers(const struct delta_buf *file, const char *ext)
     SWAP1(NAME("UNSUPPORTED-schema"), file, "schema\x01", "schema\x02");
 }
 
+/* `from` with the first `a` of its header replaced by `b`, of whatever length, and signed again. */
+static void put_replaced(const char *name, const struct delta_buf *from, struct delta_bytes a,
+                         struct delta_bytes b)
+{
+    struct delta_frame frame;
+    struct delta_buf header;
+
+    must(delta_frame_parse(&frame, delta_buf_bytes(from), &err), name);
+    const uint8_t *at = memmem(frame.header.data, frame.header.len, a.data, a.len);
+    if (!at) {
+        fprintf(stderr, "golden_make: %s: the pattern is not in the header\n", name);
+        exit(1);
+    }
+    const size_t before = (size_t)(at - frame.header.data);
+    delta_buf_init(&header, 1 << 20);
+    must(delta_buf_append(&header, frame.header.data, before, &err), name);
+    must(delta_buf_append(&header, b.data, b.len, &err), name);
+    must(delta_buf_append(&header, at + a.len, frame.header.len - before - a.len, &err), name);
+    put_forged(name, from, delta_buf_bytes(&header), delta_bytes(NULL, 0));
+    delta_buf_release(&header);
+}
+
+#define TEXT(text) delta_bytes(text, sizeof(text) - 1)
+#define REPLACED(name, from, a, b) put_replaced(name, from, TEXT(a), TEXT(b))
+#define TWO_TO_63 "\xcf\x80\0\0\0\0\0\0\0"
+
+/* Sizes that do not fit anywhere, numbers of the wrong sort, forms that are not canonical. */
+static void bad_numbers(const struct delta_buf *model, const struct delta_buf *diff)
+{
+    static const uint8_t order[] = {0x82, 0xa1, 'b', 1, 0xa1, 'a', 1};
+    static const uint8_t single[] = {0x81, 0xa1, 'a', 0xca, 0, 0, 0, 0};
+    static const uint8_t extension[] = {0x81, 0xa1, 'a', 0xc7, 1, 1, 0};
+    static const uint8_t text[] = {0x81, 0xa1, 'a', 0xdb, 0xff, 0xff, 0xff, 0xff};
+    static const uint8_t wide[] = {0x81, 0xa1, 'a', 0xda, 0, 1, 'x'};
+
+    REPLACED("bad/LIMIT-n-two-to-63.fld", diff, "\xa1n\x01", "\xa1n" TWO_TO_63);
+    REPLACED("bad/LIMIT-len-two-to-63.fld", diff, "\xa3len\x04", "\xa3len" TWO_TO_63);
+    REPLACED("bad/LIMIT-shape-two-to-63.fld", diff, "shape\x91\x05", "shape\x91" TWO_TO_63);
+    REPLACED("bad/LIMIT-shape-two-to-63.flm", model, "shape\x91\x04", "shape\x91" TWO_TO_63);
+    REPLACED("bad/FORMAT-negative-n.fld", diff, "\xa1n\x01", "\xa1n\xff");
+    REPLACED("bad/NONFINITE-nan-mean.flm", model, "mean\x93\xcb\x3f\xe0", "mean\x93\xcb\x7f\xf8");
+    put_forged("bad/FORMAT-keys-out-of-order.fld", diff, delta_bytes(order, sizeof order),
+               delta_bytes(NULL, 0));
+    put_forged("bad/FORMAT-float32.fld", diff, delta_bytes(single, sizeof single),
+               delta_bytes(NULL, 0));
+    put_forged("bad/FORMAT-extension-type.fld", diff, delta_bytes(extension, sizeof extension),
+               delta_bytes(NULL, 0));
+    put_forged("bad/TRUNCATED-string-of-4-gib.fld", diff, delta_bytes(text, sizeof text),
+               delta_bytes(NULL, 0));
+    put_forged("bad/FORMAT-length-not-shortest.fld", diff, delta_bytes(wide, sizeof wide),
+               delta_bytes(NULL, 0));
+}
+
 static void bad_models(const struct delta_model *model, const struct delta_buf *file)
 {
     struct delta_model copy;
@@ -339,7 +392,7 @@ int main(int argc, char **argv)
                                                  .old_after = 0.25,
                                                  .tested_new = 4,
                                                  .new_recall = 0.75};
-    const struct delta_options options = {.provenance = &made};
+    const struct delta_options options = {.provenance = &made, .encoding = DELTA_CHOICE_ZSTD};
     struct delta_class_id id;
     struct delta_model base, target;
     struct delta_buf model, diff;
@@ -365,6 +418,7 @@ int main(int argc, char **argv)
     bad_models(&base, &model);
     bad_deltas(&base, &target, &diff);
     bad_bomb(&diff);
+    bad_numbers(&model, &diff);
     bad_signers(&model, &base);
     delta_buf_release(&model);
     delta_buf_release(&diff);

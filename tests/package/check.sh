@@ -17,3 +17,4 @@ cc "$2/tests/package/consumer.c" -o "$scratch/consumer" \
 "$scratch/consumer"
 "$scratch/usr/bin/frostline" --version
 test -f "$scratch/usr/share/man/man1/frostline-delta-inspect.1"
+test -f "$scratch/usr/share/bash-completion/completions/frostline-delta"

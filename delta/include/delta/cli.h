@@ -1,5 +1,6 @@
 /* Programs with verbs and one option table per verb, which drives parsing (getopt_long),
- * environment fallbacks, --help and `--help=man` (troff, from which the man pages are made).
+ * environment fallbacks, --help, `--help=man` (troff, from which the man pages are made) and
+ * `PROGRAM --help=bash` (completion).
  * These functions belong to programs: unlike the rest of the library they print. */
 #ifndef DELTA_CLI_H
 #define DELTA_CLI_H

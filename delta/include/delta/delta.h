@@ -104,7 +104,9 @@ struct delta_plan_change {
     char name[DELTA_TENSOR_NAME_MAX + 1];
     enum delta_freeze_mode mode;
     size_t count;            /* bits; 0 for LIVE and ALL */
-    struct delta_bytes bits; /* borrowed */
+    struct delta_bytes bits; /* borrowed; data is NULL where only the front was opened */
+    uint64_t offset;         /* of the bitmap in the payload area */
+    struct delta_digest sha256;
 };
 
 /* An opened delta: structure is sound, payload digests are checked, trust is not. */
@@ -125,7 +127,13 @@ struct delta_reader {
     size_t plan_count;
     struct delta_bytes header;     /* borrowed */
     struct delta_bytes signatures; /* borrowed; empty: unsigned */
-    struct delta_bytes payload;    /* borrowed */
+    struct delta_bytes payload;    /* borrowed; data is NULL where only the front was opened */
+    uint64_t payload_at;           /* offset of the payload area in the file */
+    /* Digests of the payload area's pieces of `chunk_bytes` bytes, the last one shorter, for
+     * downloads that are checked and resumed piece by piece. 0 where the maker gave none. */
+    uint64_t chunk_bytes;
+    size_t chunk_count;
+    const uint8_t *chunk_sha256; /* borrowed, [chunk_count, DELTA_DIGEST_BYTES] */
 };
 
 /* Opens a delta held in memory. Checks structure and payload digests, not trust.
@@ -136,6 +144,46 @@ struct delta_reader {
 DELTA_MUST_USE enum delta_status
 delta_reader_init(struct delta_reader *out, struct delta_bytes file, struct delta_error *err);
 void delta_reader_release(struct delta_reader *reader);
+
+/* All of a container but its payload area, read from a file of any size. */
+struct delta_front {
+    struct delta_buf bytes; /* owned */
+    uint64_t file_len;
+};
+/* Reads no byte of the payload area.  fails: NOT_FOUND, IO, TRUNCATED, FORMAT, LIMIT, NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_front_read(struct delta_front *front, const char *path,
+                                                  struct delta_error *err);
+void delta_front_release(struct delta_front *front);
+/* As delta_container_verify(). */
+DELTA_MUST_USE enum delta_status delta_front_verify(const struct delta_front *front,
+                                                    const struct delta_keyring *ring,
+                                                    struct delta_digest *signer,
+                                                    struct delta_error *err);
+/* As delta_reader_init(), but no payload is at hand: payload.data and the plans' bits are NULL, and
+ * no payload digest was checked. Enough to look and to plan a download, not for delta_apply().
+ *   front    outlives *out */
+DELTA_MUST_USE enum delta_status delta_reader_init_front(struct delta_reader *out,
+                                                         const struct delta_front *front,
+                                                         struct delta_error *err);
+/* Checks piece `index` of the payload area.
+ *   fails    DIGEST, MISMATCH (no such piece, another length) */
+DELTA_MUST_USE enum delta_status delta_reader_check_chunk(const struct delta_reader *reader,
+                                                          size_t index, struct delta_bytes piece,
+                                                          struct delta_error *err);
+
+/* base + delta, file to file. Memory: the largest tensor, its freeze bitmap, both headers and at
+ * most 8 MiB, whatever the files' size. The target's header, hence its digest, is checked before
+ * the first payload is read, and every tensor before the new file takes its name; a failure leaves
+ * `out_path` as it was. The result is unsigned.
+ *   ring     NULL: the delta's signature is not asked for. The base's is never looked at: it is
+ *            named by the delta.
+ *   version  may be NULL; the target's digest
+ *   fails    as delta_apply() and delta_container_verify(); IO */
+DELTA_MUST_USE enum delta_status delta_apply_file(const char *base_path, const char *delta_path,
+                                                  const char *out_path,
+                                                  const struct delta_keyring *ring,
+                                                  struct delta_digest *version,
+                                                  struct delta_error *err);
 
 /* base + delta. `out` is written on success only.
  * Allocates no more than the base, its rows grown by the classes added, and one tensor besides.

@@ -9,11 +9,24 @@
 /* Called between batches; returning false stops with INTERRUPTED. May be NULL. */
 typedef bool learner_progress(void *context, const char *stage, double done, double total);
 
+/* Told once per command before it takes memory: the peak of the whole process that is planned, and
+ * how many images go through the network at once. May be NULL. */
+typedef void learner_planned(void *context, const char *stage, size_t bytes, size_t images);
+
+/* A command that cannot keep to memory_bytes fails with NO_MEMORY before it begins and says what
+ * the smallest budget is. At the deadline, pretraining and increments end in good order with what
+ * they have; what is of no use half done (evaluation, a freeze plan, a choice of exemplars) fails
+ * with INTERRUPTED. */
 struct learner_budget {
     const char *device; /* NULL = auto */
     int threads;        /* 0 = all cores */
     uint64_t seed;
+    size_t memory_bytes; /* peak of the process, everything in it counted; 0 = no limit */
     int64_t deadline_ms; /* on the monotonic clock; 0 = none */
+    /* Images through the network at once, at most. 0 = planned by the command from memory_bytes;
+     * other than 0: nothing is planned. */
+    size_t at_once;
+    learner_planned *planned;
     learner_progress *progress;
     void *context;
 };
@@ -72,6 +85,8 @@ struct learner_pretrain_options {
     double every_epochs;    /* write it so often, 0: not by epochs; always at the end and when */
     double every_seconds;   /* the progress callback stops the run */
     bool resume;            /* the checkpoint must be there; otherwise it is used if it is */
+
+    size_t test_images; /* to be evaluated afterwards: their time is kept before the deadline */
 
     learner_pretrain_watch *watch; /* may be NULL */
     void *watch_context;
@@ -133,6 +148,7 @@ struct learner_report {
     double image_passes;          /* forward+backward counts 1, forward alone 1/3 */
     double seconds;
     size_t live_changed; /* elements that differ from the base, without grown rows */
+    bool cut_short;      /* the time was up: this is as far as it came */
 };
 
 /* Learns the classes of `fresh` that the base lacks. One fifth of the new samples of a class (at

@@ -49,6 +49,13 @@ DELTA_MUST_USE enum delta_status learner_net_new(struct learner_net **out,
                                                  struct delta_error *err);
 void learner_net_free(struct learner_net *net);
 
+/* What learner_net_memory_bytes would be, without taking the activations' and parameters' memory.
+ *   fails    as learner_net_new */
+DELTA_MUST_USE enum delta_status learner_net_plan_bytes(size_t *bytes,
+                                                        const struct delta_model *model,
+                                                        const struct learner_net_options *options,
+                                                        struct delta_error *err);
+
 const char *learner_net_device(const struct learner_net *net);
 size_t learner_net_batch(const struct learner_net *net);
 size_t learner_net_class_count(const struct learner_net *net);

@@ -67,6 +67,12 @@ DELTA_MUST_USE enum delta_status learner_samples_select(struct learner_samples *
                                                         const struct delta_class_id *classes,
                                                         size_t class_count, size_t per_class,
                                                         struct delta_error *err);
+/* The same in place: what is not wanted is dropped, no copy is made.
+ *   fails    NOT_FOUND, NO_MEMORY; the set is as it was then */
+DELTA_MUST_USE enum delta_status learner_samples_keep(struct learner_samples *samples,
+                                                      const struct delta_class_id *classes,
+                                                      size_t class_count, size_t per_class,
+                                                      struct delta_error *err);
 /* Appends all images of `more`; its classes are merged into the list by id. */
 DELTA_MUST_USE enum delta_status learner_samples_append(struct learner_samples *samples,
                                                         const struct learner_samples *more,

@@ -17,4 +17,5 @@ const struct learner_method learner_method_do_nothing = {
     "do-nothing",
     {.method = "do-nothing", .ratio = -1, .batch = 64, .max_old_drop = 1, .min_new_recall = 0},
     run,
+    NULL,
 };

@@ -15,6 +15,12 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     return st;
 }
 
+static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
+                              struct delta_error *err)
+{
+    return learner_tune_need(task, false, false, images, bytes, err);
+}
+
 /* A baseline is there to be measured: its guard lets everything pass. */
 const struct learner_method learner_method_finetune = {
     "finetune",
@@ -28,4 +34,5 @@ const struct learner_method learner_method_finetune = {
      .max_old_drop = 1,
      .min_new_recall = 0},
     run,
+    need,
 };

@@ -1,6 +1,8 @@
 /* The published method: Efficient On-Device Incremental Learning by Weight Freezing (ASP-DAC
  * 2022). The important weights are frozen; the others learn the new classes first, then are tuned
  * with replay and distillation. */
+#include "budget.h"
+#include "importance.h"
 #include "tune.h"
 
 static bool has_plan(const struct delta_model *model)
@@ -56,6 +58,21 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     return st;
 }
 
+static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
+                              struct delta_error *err)
+{
+    size_t plan = 0;
+    enum delta_status st = learner_tune_need(task, true, true, images, bytes, err);
+
+    if (!st && task->options->ratio >= 0) {
+        st = learner_freeze_plan_need(task->base, task->replay, task->budget, images, &plan, err);
+        plan += learner_model_bytes(task->base);
+    }
+    if (*bytes < plan)
+        *bytes = plan;
+    return st;
+}
+
 const struct learner_method learner_method_freeze = {
     "freeze",
     {.method = "freeze",
@@ -71,4 +88,5 @@ const struct learner_method learner_method_freeze = {
      .max_old_drop = 0.10,
      .min_new_recall = 0.20},
     run,
+    need,
 };

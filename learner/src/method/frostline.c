@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta/clock.h"
 #include "embed.h"
 #include "head_fit.h"
 
@@ -79,10 +80,46 @@ static void drop_unknown(struct learner_embedding *pool, int32_t *labels)
     pool->count = kept;
 }
 
+/* The pool of images goes before the fit begins. */
+static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
+                              struct delta_error *err)
+{
+    const size_t pool = task->fresh->count + task->replay->count;
+    const size_t added = task->model->class_count - task->base->class_count;
+    struct delta_tensor *weight, *bias;
+    size_t net = 0;
+    enum delta_status st = delta_model_head(task->base, &weight, &bias, err);
+
+    if (!st)
+        st = learner_budget_net(&net, task->base, task->budget, images, false, err);
+    if (st)
+        return st;
+    const size_t d = weight->count / bias->count;
+    const size_t fit = (added * (d + 1) * (LEARNER_LBFGS_CELLS + 1) + 2 * pool) * sizeof(double);
+    net += learner_samples_bytes(task->fresh) + learner_samples_bytes(task->replay);
+    *bytes = pool * (d + bias->count + 1) * sizeof(float) + (net > fit ? net : fit);
+    return DELTA_OK;
+}
+
+/* When the fit must end so that the guard has its time: it classifies as fast as features came. */
+static int64_t fit_until(const struct learner_task *task, size_t images, int64_t begun_ms)
+{
+    const struct delta_clock clock = delta_clock_system();
+    const double each_ms =
+        (double)(delta_clock_monotonic_ms(&clock) - begun_ms) / (double)(images + 1);
+    const int64_t until_ms =
+        task->budget->deadline_ms - (int64_t)(1.2 * each_ms * (double)task->guard_images);
+
+    return task->budget->deadline_ms ? until_ms > 1 ? until_ms : 1 : 0;
+}
+
 static enum delta_status run(struct learner_task *task, struct delta_error *err)
 {
     struct learner_embedding pool = {0, 0, 0, NULL, NULL};
     struct delta_tensor *weight, *bias, *old_weight, *old_bias;
+    const struct delta_clock clock = delta_clock_system();
+    const int64_t begun_ms = delta_clock_monotonic_ms(&clock);
+    struct learner_lbfgs_report report = {0};
     int32_t *labels = NULL;
     enum delta_status st = delta_model_head(task->model, &weight, &bias, err);
 
@@ -96,11 +133,12 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     drop_unknown(&pool, labels);
     const size_t old = task->base->class_count;
     const struct learner_head_data data = {
-        pool.count,    pool.d,      old,   task->model->class_count - old,
-        pool.features, pool.logits, labels};
+        pool.count,    pool.d,      old,    task->model->class_count - old,
+        pool.features, pool.logits, labels, fit_until(task, pool.count, begun_ms)};
     float *rows = weight->data + old * pool.d;
     imprint(rows, bias->data + old, old_weight, old_bias, &data);
-    st = learner_head_fit(rows, bias->data + old, &data, L2, MAX_ITERATIONS, NULL, err);
+    st = learner_head_fit(rows, bias->data + old, &data, L2, MAX_ITERATIONS, &report, err);
+    task->cut_short = report.cut_short;
 done:
     learner_embedding_release(&pool);
     free(labels);
@@ -111,4 +149,5 @@ const struct learner_method learner_method_frostline = {
     "frostline",
     {.method = "frostline", .ratio = -1, .batch = 64, .max_old_drop = 0.10, .min_new_recall = 0.20},
     run,
+    need,
 };

@@ -11,7 +11,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/agent.h"
 #include "delta/file.h"
+#include "job.h"
 #include "sandbox.h"
 
 static struct harness_scratch scratch;
@@ -191,9 +193,56 @@ static void sandbox_full_disk_is_told(void **state)
                   DELTA_IO);
 }
 
+/* The device's budget reaches the learner, and the learner can look at its memory in there. */
+static void learning_keeps_to_the_devices_budget(void **state)
+{
+    struct agent_learn_order *order = calloc(1, sizeof *order);
+    struct agent_options options = agent_options_defaults();
+    struct learner_samples samples = LEARNER_SAMPLES_INIT, fresh = LEARNER_SAMPLES_INIT;
+    struct delta_model base;
+    struct delta_error err = DELTA_ERROR_INIT;
+    json_t *result;
+
+    (void)state;
+    assert_ok(
+        learner_samples_open(&samples, "synthetic:classes=3,train=12", LEARNER_SPLIT_TRAIN, &err));
+    const struct delta_arch arch = {"resnet18",    "cifar",      2,           3, samples.height,
+                                    samples.width, {.5, .5, .5}, {.2, .2, .2}};
+    assert_ok(learner_net_init_model(&base, &arch, samples.classes, 2, 1, &err));
+    assert_ok(delta_model_digest(&base, &order->base, &err));
+    assert_ok(learner_samples_select(&fresh, &samples, samples.classes + 2, 1, 0, &err));
+    assert_ok(learner_samples_export(&fresh, scratch.path, &err));
+    snprintf(order->base_path, sizeof order->base_path, "%s", harness_path(&scratch, "b.flm"));
+    snprintf(order->local_path, sizeof order->local_path, "%s", harness_path(&scratch, "l.flm"));
+    snprintf(order->offer_path, sizeof order->offer_path, "%s", harness_path(&scratch, "o.fld"));
+    assert_ok(delta_model_save(&base, order->base_path, &err));
+    order->classes[0].id = samples.classes[2];
+    snprintf(order->classes[0].path, sizeof order->classes[0].path, "%s/%s", scratch.path,
+             samples.classes[2].text);
+    order->count = 1;
+    order->options = learner_increment_defaults("frostline");
+    order->options.min_new_recall = 0;
+    options.threads = 1;
+    options.memory_mb = 4;
+    agent_job_budget(&order->budget, &options);
+    assert_true(order->budget.deadline_ms > 0);
+    assert_status(run(agent_job_learn, order, NULL, &result, &err), DELTA_NO_MEMORY);
+    assert_non_null(strstr(err.text, "smallest budget is"));
+    json_decref(result);
+    options.memory_mb = 4096;
+    agent_job_budget(&order->budget, &options);
+    assert_ok(run(agent_job_learn, order, NULL, &result, &err));
+    json_decref(result);
+    delta_model_release(&base);
+    learner_samples_release(&samples);
+    learner_samples_release(&fresh);
+    free(order);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(learning_keeps_to_the_devices_budget),
         cmocka_unit_test(sandbox_brings_back_status_text_and_result),
         cmocka_unit_test(sandbox_closes_the_network),
         cmocka_unit_test(sandbox_survives_a_crash),

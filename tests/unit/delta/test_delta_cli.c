@@ -514,6 +514,41 @@ static void cli_pushes_and_pulls(void **state)
     assert_int_equal(r.status, 3);
 }
 
+static void cli_inspects_a_header_without_its_payload(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_buf file;
+    char bad[300];
+
+    (void)state;
+    in_scratch(bad, "hole.fld");
+    assert_ok(delta_file_read(fld, 1 << 20, &file, &err));
+    file.data[file.len - 1] ^= 4; /* whoever reads the payload finds this */
+    assert_ok(delta_file_write(bad, delta_buf_bytes(&file), 0644, &err));
+    delta_buf_release(&file);
+    harness_run(&r, PROGRAM, "inspect", bad, NULL);
+    assert_int_equal(r.status, 3);
+    harness_run(&r, PROGRAM, "inspect", bad, "--header", NULL);
+    assert_int_equal(r.status, 0);
+    assert_narrow();
+    assert_non_null(strstr(r.out, "payload NOT READ"));
+    assert_non_null(strstr(r.out, "NOT CHECKED: signed"));
+    assert_non_null(strstr(r.out, "fc.weight"));
+    harness_run(&r, PROGRAM, "inspect", bad, "--header", "--key", pub, "--json", NULL);
+    assert_int_equal(r.status, 0);
+    json_t *root = parsed();
+    assert_string_equal(text(root, "structure"), "header sound, payload not read");
+    assert_string_equal(text(json_object_get(root, "signature"), "trust"), "trusted");
+    json_decref(root);
+    harness_run(&r, PROGRAM, "inspect", bad, "--header", "--key", other, NULL);
+    assert_int_equal(r.status, 4);
+    harness_run(&r, PROGRAM, "inspect", base, "--header", NULL);
+    assert_int_equal(r.status, 2);
+    harness_run(&r, PROGRAM, "inspect", bad, "--header", "--base", base, NULL);
+    assert_int_equal(r.status, 2);
+    assert_int_equal(unlink(bad), 0);
+}
+
 /* Whatever is no file of ours: one line and the exit status of its class. */
 static void cli_refuses_what_is_none_of_ours(void **state)
 {
@@ -621,6 +656,7 @@ int main(void)
         cmocka_unit_test(cli_log_tells_the_chain),
         cmocka_unit_test(cli_exports_and_imports_npz),
         cmocka_unit_test(cli_pushes_and_pulls),
+        cmocka_unit_test(cli_inspects_a_header_without_its_payload),
         cmocka_unit_test(cli_usage),
         cmocka_unit_test(cli_runs_in_process),
         cmocka_unit_test(cli_full_disk_keeps_the_old_file),

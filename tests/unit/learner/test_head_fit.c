@@ -33,7 +33,7 @@ static void fill(struct pool *pool, uint64_t seed)
                 (float)(learner_rng_normal(&rng) + 2 * (pool->labels[i] == c));
     }
     pool->data = (struct learner_head_data){
-        COUNT, D, OLD, NEW, pool->features, pool->old_logits, pool->labels};
+        COUNT, D, OLD, NEW, pool->features, pool->old_logits, pool->labels, 0};
 }
 
 /* The objective from its definition, by the engine's own cross-entropy over all logits. */
@@ -114,7 +114,7 @@ static void head_fit_ignores_how_many_samples_a_class_has(void **state)
             memcpy(old_logits + count * OLD, pool.old_logits + i * OLD, OLD * sizeof *old_logits);
             labels[count] = pool.labels[i];
         }
-    const struct learner_head_data tripled = {count, D, OLD, NEW, features, old_logits, labels};
+    const struct learner_head_data tripled = {count, D, OLD, NEW, features, old_logits, labels, 0};
     assert_ok(learner_head_fit(one, one_bias, &pool.data, 1e-3, 500, NULL, &err));
     assert_ok(learner_head_fit(many, many_bias, &tripled, 1e-3, 500, NULL, &err));
     for (int k = 0; k < NEW; k++)
@@ -148,11 +148,11 @@ static void lbfgs_solves_a_narrow_bowl(void **state)
     double x[20] = {0};
     (void)state;
 
-    assert_ok(learner_lbfgs(x, 20, bowl, NULL, 1000, 1e-6, &report, &err));
+    assert_ok(learner_lbfgs(x, 20, bowl, NULL, 1000, 1e-6, 0, &report, &err));
     for (int i = 0; i < 20; i++)
         assert_true(fabs(x[i] - i) < 1e-5);
     assert_true(report.iterations < 600); /* steepest descent takes tens of thousands */
-    assert_status(learner_lbfgs(x, 1, not_a_number, NULL, 5, 1e-8, NULL, &err), DELTA_NONFINITE);
+    assert_status(learner_lbfgs(x, 1, not_a_number, NULL, 5, 1e-8, 0, NULL, &err), DELTA_NONFINITE);
 }
 
 int main(void)

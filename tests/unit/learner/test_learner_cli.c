@@ -3,9 +3,11 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "delta/file.h"
@@ -265,9 +267,120 @@ static void cli_reference_network_scores_as_published(void **state)
     assert_non_null(strstr(run.err, "has 90 outputs"));
 }
 
+static void cli_plans_memory_and_refuses_too_little(void **state)
+{
+    (void)state;
+
+    harness_run(&run, "frostline-learn", "eval", "--model", base, "--data", DATA, "--json", NULL);
+    assert_int_equal(run.status, 0);
+    assert_non_null(strstr(run.err, "plans"));
+    json_t *json = parse_output();
+    const json_int_t planned = json_integer_value(json_object_get(json, "planned_bytes"));
+    assert_true(planned > 5000000 && planned < 1000000000);
+    assert_int_equal(json_integer_value(json_object_get(json, "images_at_once")), 30);
+    json_decref(json);
+    static const char *const verbs[] = {"eval", "plan", "exemplars", "learn", "pretrain"};
+    for (size_t i = 0; i < 5; i++) {
+        const char *verb = verbs[i], *out = harness_path(&scratch, "none.flm");
+        if (i == 0)
+            harness_run(&run, "frostline-learn", verb, "--model", base, "--data", DATA, "--memory",
+                        "1", NULL);
+        else if (i == 3)
+            harness_run(&run, "frostline-learn", verb, "--model", plan, "--new", images, "--out",
+                        out, "--memory", "1", NULL);
+        else if (i == 4)
+            harness_run(&run, "frostline-learn", verb, "--data", DATA, "--out", out, "--memory",
+                        "1", NULL);
+        else
+            harness_run(&run, "frostline-learn", verb, "--model", base, "--data", DATA, "--out",
+                        out, "--memory", "1", NULL);
+        if (run.status != 6 || !strstr(run.err, "the smallest budget is "))
+            fail_msg("%s: status %d: %s", verb, run.status, run.err);
+        assert_int_not_equal(access(out, F_OK), 0);
+    }
+    harness_run(&run, "frostline-learn", "plan", "--model", base, "--data", DATA, "--time", "0.001",
+                "--out", harness_path(&scratch, "none.flm"), NULL);
+    assert_int_equal(run.status, 6);
+    assert_non_null(strstr(run.err, "time is up"));
+}
+
+static ino_t inode_of(const char *path)
+{
+    struct stat info;
+
+    return stat(path, &info) ? 0 : info.st_ino;
+}
+
+/* Starts a pretraining that leaves a checkpoint every step, sends a signal when there is a new one.
+ */
+static int pretrain_and_signal(const char *checkpoint, const char *out, int number)
+{
+    const ino_t before = inode_of(checkpoint);
+    char program[600];
+    int status = 0;
+    pid_t pid;
+
+    snprintf(program, sizeof program, "%s", harness_program("frostline-learn"));
+    pid = fork();
+    if (pid == 0) {
+        freopen("/dev/null", "w", stderr);
+        execl(program, program, "pretrain", "--data", DATA, "--width", "2", "--epochs", "3",
+              "--checkpoint", checkpoint, "--every", "0.01s", "--out", out, (char *)NULL);
+        _exit(127);
+    }
+    for (int i = 0; i < 6000 && inode_of(checkpoint) == before; i++)
+        usleep(10000);
+    kill(pid, number);
+    waitpid(pid, &status, 0);
+    return status;
+}
+
+static void cli_pretraining_goes_on_after_signals(void **state)
+{
+    char checkpoint[300], whole[300], parts[300];
+    struct delta_buf a, b;
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    snprintf(checkpoint, sizeof checkpoint, "%s", harness_path(&scratch, "run.ck"));
+    snprintf(whole, sizeof whole, "%s", harness_path(&scratch, "whole.flm"));
+    snprintf(parts, sizeof parts, "%s", harness_path(&scratch, "parts.flm"));
+    harness_run(&run, "frostline-learn", "pretrain", "--data", DATA, "--width", "2", "--epochs",
+                "3", "--out", whole, NULL);
+    assert_int_equal(run.status, 0);
+    harness_run(&run, "frostline-learn", "pretrain", "--data", DATA, "--width", "2", "--epochs",
+                "3", "--checkpoint", checkpoint, "--resume", "--out", parts, NULL);
+    assert_int_equal(run.status, 3); /* there is nothing to resume */
+    const int killed = pretrain_and_signal(checkpoint, parts, SIGKILL);
+    assert_true(WIFSIGNALED(killed));
+    const int stopped = pretrain_and_signal(checkpoint, parts, SIGTERM);
+    assert_true(WIFEXITED(stopped) && WEXITSTATUS(stopped) == 6);
+    assert_int_equal(access(checkpoint, F_OK), 0);
+    assert_int_not_equal(access(parts, F_OK), 0);
+    harness_run(&run, "frostline-learn", "pretrain", "--data", DATA, "--width", "2", "--epochs",
+                "4", "--checkpoint", checkpoint, "--out", parts, NULL);
+    assert_int_equal(run.status, 3);
+    assert_non_null(strstr(run.err, "epochs is 3 there, 4 here"));
+    harness_run(&run, "frostline-learn", "pretrain", "--data", DATA, "--width", "2", "--epochs",
+                "3", "--checkpoint", checkpoint, "--resume", "--out", parts, NULL);
+    if (run.status)
+        fail_msg("resume: %s", run.err);
+    assert_int_not_equal(access(checkpoint, F_OK), 0); /* done: removed */
+    assert_ok(delta_file_read(whole, 1 << 24, &a, &err));
+    assert_ok(delta_file_read(parts, 1 << 24, &b, &err));
+    assert_true(delta_bytes_equal(delta_buf_bytes(&a), delta_buf_bytes(&b)));
+    delta_buf_release(&a);
+    delta_buf_release(&b);
+    harness_run(&run, "frostline-learn", "pretrain", "--data", DATA, "--every", "soon", "--out",
+                parts, NULL);
+    assert_int_equal(run.status, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cli_plans_memory_and_refuses_too_little),
+        cmocka_unit_test(cli_pretraining_goes_on_after_signals),
         cmocka_unit_test(cli_eval_prints_one_object),
         cmocka_unit_test(cli_plan_and_exemplars_leave_right_files),
         cmocka_unit_test(cli_learns_from_class_folders),

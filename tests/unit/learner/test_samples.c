@@ -31,6 +31,19 @@ static void samples_select_orders_and_limits(void **state)
         assert_int_equal(part.labels[3 + i], 0);
     }
     assert_memory_equal(part.pixels, set.pixels + 5 * 3072, 3 * 3072);
+    struct learner_samples kept = synthetic("synthetic:classes=4,train=5");
+    assert_ok(learner_samples_keep(&kept, wanted, 2, 3, &err)); /* in place: the same */
+    assert_int_equal(kept.count, part.count);
+    assert_int_equal(kept.class_count, 2);
+    assert_memory_equal(kept.pixels, part.pixels, 6 * 3072);
+    assert_memory_equal(kept.labels, part.labels, 6 * sizeof *part.labels);
+    assert_memory_equal(kept.classes, part.classes, 2 * sizeof *part.classes);
+    assert_ok(learner_samples_keep(&kept, kept.classes + 1, 1, 0, &err)); /* by its own list */
+    assert_int_equal(kept.count, 3);
+    assert_string_equal(kept.classes[0].text, set.classes[1].text);
+    assert_status(learner_samples_keep(&kept, set.classes, 1, 0, &err), DELTA_NOT_FOUND);
+    assert_int_equal(kept.count, 3);
+    learner_samples_release(&kept);
     learner_samples_release(&part);
     wanted[1] = (struct delta_class_id){"unheard-of"};
     assert_status(learner_samples_select(&part, &set, wanted, 2, 0, &err), DELTA_NOT_FOUND);

@@ -1,0 +1,155 @@
+/* Whatever the bytes, looking at n of them takes at most 64 n + 64 MiB of address space, program
+ * included. The limit is set on the process, so that nobody can look away. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "delta/file.h"
+#include "delta_fixture.h"
+
+#define PROGRAM "frostline-delta"
+#define FACTOR 64
+#define CONSTANT ((rlim_t)64 << 20)
+
+static struct harness_scratch scratch;
+static struct delta_error err;
+
+static int setup(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    print_message("SKIP: a sanitizer maps terabytes; no limit can be set\n");
+    exit(77);
+#endif
+    harness_scratch_make(&scratch);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    harness_scratch_remove(&scratch);
+    return 0;
+}
+
+/* Exit status of `frostline-delta inspect PATH` under the limit. */
+static int inspect_limited(const char *path, rlim_t limit)
+{
+    const char *program = harness_program(PROGRAM);
+    int status;
+    const pid_t child = fork();
+
+    assert_true(child >= 0);
+    if (child == 0) {
+        const struct rlimit all = {limit, limit};
+        if (setrlimit(RLIMIT_AS, &all) || !freopen("/dev/null", "w", stdout) ||
+            !freopen("/dev/null", "w", stderr))
+            _exit(120);
+        execl(program, PROGRAM, "inspect", path, (char *)NULL);
+        _exit(121);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void assert_frugal(const char *path, int wanted)
+{
+    struct stat info;
+
+    assert_int_equal(stat(path, &info), 0);
+    const int status = inspect_limited(path, CONSTANT + FACTOR * (rlim_t)info.st_size);
+    if (wanted >= 0 ? status != wanted : status != 0 && status != 3)
+        fail_msg("%s, %lld bytes: exit status %d", path, (long long)info.st_size, status);
+}
+
+static void memory_of_golden_files_is_bounded(void **state)
+{
+    static const char *const folders[] = {"good", "bad"};
+    char dir[700], path[1024];
+
+    (void)state;
+    for (size_t f = 0; f < 2; f++) {
+        struct delta_dir_list list;
+        snprintf(dir, sizeof dir, "%s/tests/golden/%s", getenv("FROSTLINE_SOURCE"), folders[f]);
+        assert_ok(delta_dir_read(&list, dir, 1000, &err));
+        for (size_t i = 0; i < list.count; i++) {
+            snprintf(path, sizeof path, "%s/%s", dir, list.names[i]);
+            assert_frugal(path, -1);
+        }
+        delta_dir_list_release(&list);
+    }
+}
+
+/* `len` bytes: `head`, then `unit` again and again. */
+static const char *made_file(const char *name, struct delta_bytes head, struct delta_bytes unit,
+                             size_t len)
+{
+    const char *path = harness_path(&scratch, name);
+    uint8_t *bytes = malloc(len);
+
+    assert_non_null(bytes);
+    for (size_t i = 0; i < len; i++)
+        bytes[i] = i < head.len ? head.data[i] : unit.data[(i - head.len) % unit.len];
+    assert_ok(delta_file_write(path, delta_bytes(bytes, len), 0644, &err));
+    free(bytes);
+    return path;
+}
+
+#define TEXT(text) delta_bytes(text, sizeof(text) - 1)
+
+static void memory_of_bombs_is_bounded(void **state)
+{
+    const size_t mib = 1 << 20;
+
+    (void)state;
+    /* an array of half a billion: alone, and as the header of a delta of five bytes */
+    assert_frugal(made_file("five", TEXT("\xdd\x20\0\0\0"), TEXT("x"), 5), 3);
+    assert_frugal(made_file("array.fld",
+                            TEXT("\x89"
+                                 "FLD\r\n\x1a\1\5\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+                                 "\xdd\x20\0\0\0"),
+                            TEXT("\0"), 64),
+                  3);
+    /* a header of 16 MiB of one-byte values */
+    assert_frugal(made_file("values.fld",
+                            TEXT("\x89"
+                                 "FLD\r\n\x1a\1\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0"
+                                 "\xdd\0\xff\xff\xfb"),
+                            TEXT("\1"), 16 * mib + 64),
+                  3);
+    /* 3 MiB of JSON: brackets, numbers */
+    assert_frugal(made_file("brackets.safetensors", TEXT("\0\0\x30\0\0\0\0\0{\"a\":"), TEXT("["),
+                            3 * mib + 8),
+                  3);
+    assert_frugal(made_file("numbers.safetensors", TEXT("\0\0\x30\0\0\0\0\0{\"a\":["), TEXT("0,"),
+                            3 * mib + 8),
+                  3);
+    /* a header that states 2^63 bytes */
+    assert_frugal(made_file("huge.safetensors", TEXT("\0\0\0\0\0\0\0\x80{"), TEXT(" "), 64), 3);
+    /* a zip that lists 65,535 members */
+    assert_frugal(made_file("members.npz", TEXT("PK\3\4"), TEXT("PK\1\2"), mib), 3);
+}
+
+/* That the limit bites at all: a few MiB are not enough for the program itself. */
+static void memory_limit_is_felt(void **state)
+{
+    (void)state;
+    const char *path = made_file("six", TEXT("hello "), TEXT("x"), 6);
+
+    assert_int_equal(inspect_limited(path, CONSTANT), 3);
+    assert_int_not_equal(inspect_limited(path, (rlim_t)1 << 20), 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memory_of_golden_files_is_bounded),
+        cmocka_unit_test(memory_of_bombs_is_bounded),
+        cmocka_unit_test(memory_limit_is_felt),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
