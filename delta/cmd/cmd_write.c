@@ -232,7 +232,7 @@ int cmd_make(int argc, char **argv)
          .arg = "X",
          .low = 0,
          .high = 100,
-         .help = "int8: grid, in mean moves; 0: 0.25"},
+         .help = "int8: grid, in mean moves; 0: 0.5"},
         {.name = "residual",
          .kind = DELTA_OPT_TEXT,
          .value = &args.residual,

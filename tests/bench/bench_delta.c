@@ -260,7 +260,8 @@ static void run_pair(struct bench *b, int tools)
         {"  diff alone, level 19", {.encoding = DELTA_CHOICE_DIFF, .zstd_level = 19}},
         {"  XOR (zstd) alone, level 19", {.encoding = DELTA_CHOICE_ZSTD, .zstd_level = 19}},
         {"bf16", {.encoding = DELTA_CHOICE_BF16}},
-        {"int8, step 0.25", {.encoding = DELTA_CHOICE_INT8}},
+        {"int8, step 0.25", {.encoding = DELTA_CHOICE_INT8, .step = 0.25}},
+        {"int8, step 0.5 (default)", {.encoding = DELTA_CHOICE_INT8}},
         {"int8, step 1", {.encoding = DELTA_CHOICE_INT8, .step = 1}},
     };
     struct delta_error err = DELTA_ERROR_INIT;
@@ -286,7 +287,7 @@ static void run_pair(struct bench *b, int tools)
     drop_plan(&b->target);
     print_row(b, "floor with positions", floor_of(b, 1), "values and positions");
     run_ours(b, "lossless, no shared plan", &rows[0].options, 0);
-    run_ours(b, "int8, step 1, no shared plan", &rows[6].options, 0);
+    run_ours(b, "int8, step 0.5, no shared plan", &rows[6].options, 0);
     delta_model_release(&b->base);
     delta_model_release(&b->target);
 }

@@ -44,7 +44,7 @@ struct delta_options {
     const struct delta_provenance *provenance; /* NULL: left out */
     int zstd_level;                            /* 0: default (9) */
     enum delta_choice encoding;                /* another than AUTO: where it is below raw's size */
-    double step; /* INT8: grid in units of the root mean square move of a row; 0: default (0.25) */
+    double step; /* INT8: grid in units of the root mean square move of a row; 0: default (0.5) */
     /* BF16, INT8: error feedback. What rounding took away from earlier targets (as a model of the
      * target's tensors; tensors it lacks count as zero, rows it lacks too) is added before rounding
      * and replaced by what is taken away now. The caller keeps it. NULL: none */
