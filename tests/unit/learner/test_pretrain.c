@@ -266,6 +266,12 @@ static void huge_step_is_stopped_with_step_and_layer(void **state)
     snprintf(kept, sizeof kept, "checkpoint of step %d is kept", (int)file.state.step);
     assert_non_null(strstr(first.text, kept));
     assert_true(file.state.step >= 1);
+    float *numbers = calloc(file.floats, sizeof *numbers);
+    const struct learner_checkpoint_block all = {numbers, file.floats};
+    assert_ok(learner_checkpoint_read(&file, &all, 1, &err));
+    for (size_t i = 0; i < all.count; i++)
+        assert_true(numbers[i] - numbers[i] == 0); /* what is kept is good */
+    free(numbers);
     learner_checkpoint_close(&file);
     /* from there it comes to the same end: what was kept was the run, and good */
     assert_status(learner_pretrain(&model, &train, &options, &budget, &err), DELTA_NONFINITE);
