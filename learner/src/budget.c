@@ -135,7 +135,7 @@ enum delta_status learner_budget_net(size_t *bytes, const struct delta_model *mo
                                                 .threads = budget ? budget->threads : 0,
                                                 .train = train};
 
-    return learner_net_plan_bytes(bytes, model, &options, err);
+    return learner_net_plan_bytes(bytes, NULL, model, &options, err);
 }
 
 size_t learner_model_bytes(const struct delta_model *model)

@@ -241,7 +241,8 @@ enum delta_status learner_net_new(struct learner_net **out, const struct delta_m
     return build(out, model, options, false, err);
 }
 
-enum delta_status learner_net_plan_bytes(size_t *bytes, const struct delta_model *model,
+enum delta_status learner_net_plan_bytes(size_t *bytes, size_t *prefix,
+                                         const struct delta_model *model,
                                          const struct learner_net_options *options,
                                          struct delta_error *err)
 {
@@ -250,6 +251,8 @@ enum delta_status learner_net_plan_bytes(size_t *bytes, const struct delta_model
 
     if (!st)
         *bytes = learner_net_memory_bytes(net);
+    if (!st && prefix)
+        *prefix = learner_net_prefix_count(net);
     learner_net_free(net);
     return st;
 }

@@ -4,12 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache.h"
 #include "delta/clock.h"
 #include "embed.h"
 #include "gather.h"
 #include "learner/loss.h"
 #include "learner/optim.h"
 #include "rng.h"
+
+/* For what a frozen prefix makes of the images, in memory; what does not fit goes to a file. Under
+ * a memory budget a part of that. */
+#define CACHE_BYTES ((size_t)256 << 20)
+#define CACHE_SHARE 8
 
 enum stream { STREAM_ROWS = 1, STREAM_ORDER };
 
@@ -19,10 +25,12 @@ struct tuner {
     struct learner_samples pool; /* new samples first, then exemplars */
     int32_t *labels;             /* [pool.count] */
     struct learner_embedding teacher;
-    uint32_t *order; /* images of the epoch */
-    float *targets;  /* teacher logits of a pass */
-    size_t micro;    /* images of a pass */
-    float *sum;      /* [parameters] gradients of a step's earlier passes; NULL: one pass */
+    struct learner_cache *cache; /* of the frozen prefix; NULL: there is none, or no use for it */
+    float *fresh;                /* [micro, prefix] records on their way into the cache */
+    uint32_t *order;             /* images of the epoch */
+    float *targets;              /* teacher logits of a pass */
+    size_t micro;                /* images of a pass */
+    float *sum; /* [parameters] gradients of a step's earlier passes; NULL: one pass */
     struct learner_rng rng;
     struct learner_budget patient; /* the task's without its deadline, which ends in good order */
     int64_t begun_ms;
@@ -53,20 +61,65 @@ static void tuner_release(struct tuner *tuner)
     learner_net_free(tuner->net);
     learner_samples_release(&tuner->pool);
     learner_embedding_release(&tuner->teacher);
+    learner_cache_free(tuner->cache);
+    free(tuner->fresh);
     free(tuner->labels);
     free(tuner->order);
     free(tuner->targets);
     free(tuner->sum);
 }
 
-static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *task, bool replay,
-                                    bool distil, struct delta_error *err)
+/* What is frozen in every phase; NULL: nothing is. */
+static const struct delta_model *common_plan(const struct learner_tune_phase *phases, size_t count)
+{
+    for (size_t i = 1; i < count; i++)
+        if (phases[i].plan != phases[0].plan)
+            return NULL;
+    return count ? phases[0].plan : NULL;
+}
+
+static size_t cache_room(const struct learner_budget *budget)
+{
+    const size_t part = budget->memory_bytes / CACHE_SHARE;
+
+    return budget->memory_bytes && part < CACHE_BYTES ? part : CACHE_BYTES;
+}
+
+static enum delta_status make_cache(struct tuner *tuner, int epochs, struct delta_error *err)
+{
+    const size_t floats = learner_net_prefix_count(tuner->net);
+    struct delta_error no_cache = DELTA_ERROR_INIT;
+
+    if (!floats || epochs < 2)
+        return DELTA_OK;
+    enum delta_status st = learner_cache_new(&tuner->cache, tuner->pool.count, floats,
+                                             cache_room(tuner->task->budget), NULL, &no_cache);
+    if (st) /* no room, on the disk or otherwise: the prefix is then computed each time */
+        return DELTA_OK;
+    tuner->fresh = delta_calloc(tuner->micro * floats, sizeof *tuner->fresh);
+    if (!tuner->fresh)
+        st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
+    return st;
+}
+
+static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *task,
+                                    const struct learner_tune_phase *phases, size_t phase_count,
+                                    struct delta_error *err)
 {
     const size_t micro = learner_budget_images(task->budget, task->options->batch);
     const struct learner_net_options options = {.device = task->budget->device,
                                                 .batch = micro,
                                                 .threads = task->budget->threads,
-                                                .train = true};
+                                                .train = true,
+                                                .plan = common_plan(phases, phase_count)};
+    bool replay = false, distil = false;
+    int epochs = 0;
+
+    for (size_t i = 0; i < phase_count; i++) {
+        replay |= phases[i].replay;
+        distil |= phases[i].distil;
+        epochs += phases[i].epochs;
+    }
     enum delta_status st = learner_samples_append(&tuner->pool, task->fresh, err);
 
     tuner->task = task;
@@ -83,6 +136,8 @@ static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *ta
         st = learner_samples_append(&tuner->pool, task->replay, err);
     if (!st)
         st = learner_net_new(&tuner->net, task->model, &options, err);
+    if (!st)
+        st = make_cache(tuner, epochs, err);
     if (!st && distil) {
         st = learner_embed(&tuner->teacher, task->base, &tuner->pool, task->budget, "teacher", err);
         task->image_passes += (double)tuner->pool.count / 3;
@@ -122,6 +177,40 @@ static void loss_gradient(struct tuner *tuner, const uint32_t *index, size_t n, 
                     share * options->kd_weight, grad);
 }
 
+/* From the cache when it has all of these images; else the whole way, and they are kept. */
+static enum delta_status forward(struct tuner *tuner, const uint32_t *index, size_t n,
+                                 struct delta_error *err)
+{
+    const float *records[1024];
+    struct learner_net *net = tuner->net;
+    const size_t floats = learner_net_prefix_count(net);
+    bool kept = tuner->cache != NULL;
+    enum delta_status st;
+
+    for (size_t i = 0; kept && i < n; i++) {
+        kept = learner_cache_has(tuner->cache, index[i]);
+        records[i] = learner_cache_record(tuner->cache, index[i]);
+    }
+    if (kept) {
+        st = learner_net_forward_from(net, records, n, LEARNER_TRAIN_EVAL, err);
+        learner_cache_relax(tuner->cache);
+        return st;
+    }
+    learner_samples_batch(learner_net_input(net), &tuner->pool, &tuner->task->model->arch, index, n,
+                          NULL);
+    st = learner_net_forward(net, n, LEARNER_TRAIN_EVAL, err);
+    if (st || !tuner->cache)
+        return st;
+    learner_net_prefix_read(net, tuner->fresh, n);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(learner_cache_record(tuner->cache, index[i]), tuner->fresh + i * floats,
+               floats * sizeof *tuner->fresh);
+        learner_cache_set(tuner->cache, index[i]);
+    }
+    learner_cache_relax(tuner->cache);
+    return DELTA_OK;
+}
+
 static enum delta_status run_batch(struct tuner *tuner, const struct learner_tune_phase *phase,
                                    const uint32_t *index, size_t n, struct delta_error *err)
 {
@@ -130,9 +219,7 @@ static enum delta_status run_batch(struct tuner *tuner, const struct learner_tun
 
     for (size_t i = 0; !st && i < passes; i++) {
         const size_t first = n * i / passes, count = n * (i + 1) / passes - first;
-        learner_samples_batch(learner_net_input(tuner->net), &tuner->pool,
-                              &tuner->task->model->arch, index + first, count, NULL);
-        st = learner_net_forward(tuner->net, count, LEARNER_TRAIN_EVAL, err);
+        st = forward(tuner, index + first, count, err);
         if (st)
             break;
         loss_gradient(tuner, index + first, count, n, phase->distil);
@@ -205,17 +292,12 @@ enum delta_status learner_tune(struct learner_task *task, const struct learner_t
 {
     const struct delta_clock clock = delta_clock_system();
     struct tuner tuner = {0};
-    bool replay = false, distil = false;
     enum delta_status st;
 
     if (task->options->batch < 1 || task->options->batch > 1024)
         return delta_fail(err, DELTA_CONFIG, "batch of %zu is not within 1 and 1024",
                           task->options->batch);
-    for (size_t i = 0; i < phase_count; i++) {
-        replay |= phases[i].replay;
-        distil |= phases[i].distil;
-    }
-    st = tuner_init(&tuner, task, replay, distil, err);
+    st = tuner_init(&tuner, task, phases, phase_count, err);
     tuner.begun_ms = delta_clock_monotonic_ms(&clock);
     for (size_t i = 0; !st && i < phase_count; i++)
         st = run_phase(&tuner, &phases[i], err);
@@ -226,18 +308,24 @@ enum delta_status learner_tune(struct learner_task *task, const struct learner_t
 }
 
 /* Teacher and network are there at the same time. */
-enum delta_status learner_tune_need(const struct learner_task *task, bool replay, bool distil,
-                                    size_t images, size_t *bytes, struct delta_error *err)
+enum delta_status learner_tune_need(const struct learner_task *task, const struct delta_model *plan,
+                                    bool replay, bool distil, size_t images, size_t *bytes,
+                                    struct delta_error *err)
 {
     const size_t pool = task->fresh->count + (replay ? task->replay->count : 0);
     const size_t batch = task->options->batch, micro = images < batch ? images : batch;
     const size_t values = learner_model_bytes(task->model);
     struct delta_tensor *weight, *bias;
-    size_t net = 0, teacher = 0;
+    const struct learner_net_options options = {.device = task->budget->device,
+                                                .batch = micro,
+                                                .threads = task->budget->threads,
+                                                .train = true,
+                                                .plan = plan};
+    size_t net = 0, teacher = 0, prefix = 0;
     enum delta_status st = delta_model_head(task->base, &weight, &bias, err);
 
     if (!st)
-        st = learner_budget_net(&net, task->model, task->budget, micro, true, err);
+        st = learner_net_plan_bytes(&net, &prefix, task->model, &options, err);
     if (!st && distil)
         st = learner_budget_net(&teacher, task->base, task->budget, images, false, err);
     if (st)
@@ -246,6 +334,9 @@ enum delta_status learner_tune_need(const struct learner_task *task, bool replay
         teacher += pool * (weight->count + bias->count) / bias->count * sizeof(float);
     *bytes = net + teacher + values + values / sizeof(float); /* velocities, live flags */
     *bytes += micro < batch ? values : 0;
+    prefix *= sizeof(float);
+    const size_t room = cache_room(task->budget);
+    *bytes += micro * prefix + (pool * prefix < room ? pool * prefix : room);
     *bytes += learner_samples_bytes(task->fresh) + pool * 2 * sizeof(uint32_t);
     *bytes += replay ? learner_samples_bytes(task->replay) : 0;
     return DELTA_OK;

@@ -1,5 +1,6 @@
 /* Gradient training of an increment: what the methods with back-propagation share.
- * Batch norm in evaluation mode, constant step, no augmentation (teacher logits are cached). */
+ * Batch norm in evaluation mode, constant step, no augmentation: teacher logits are cached, and
+ * so is what layers make of an image below the lowest one that learns. */
 #ifndef LEARNER_TUNE_H
 #define LEARNER_TUNE_H
 
@@ -21,8 +22,10 @@ DELTA_MUST_USE enum delta_status learner_tune(struct learner_task *task,
                                               const struct learner_tune_phase *phases,
                                               size_t phase_count, struct delta_error *err);
 
-/* What it takes, with a teacher if one is wanted and so many images at once. */
-DELTA_MUST_USE enum delta_status learner_tune_need(const struct learner_task *task, bool replay,
+/* What it takes, with a teacher if one is wanted and so many images at once.
+ *   plan     that of all phases; NULL: none */
+DELTA_MUST_USE enum delta_status learner_tune_need(const struct learner_task *task,
+                                                   const struct delta_model *plan, bool replay,
                                                    bool distil, size_t images, size_t *bytes,
                                                    struct delta_error *err);
 

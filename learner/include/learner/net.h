@@ -49,9 +49,10 @@ DELTA_MUST_USE enum delta_status learner_net_new(struct learner_net **out,
                                                  struct delta_error *err);
 void learner_net_free(struct learner_net *net);
 
-/* What learner_net_memory_bytes would be, without taking the activations' and parameters' memory.
+/* What learner_net_memory_bytes and learner_net_prefix_count (prefix may be NULL) would be, without
+ * taking the activations' and parameters' memory.
  *   fails    as learner_net_new */
-DELTA_MUST_USE enum delta_status learner_net_plan_bytes(size_t *bytes,
+DELTA_MUST_USE enum delta_status learner_net_plan_bytes(size_t *bytes, size_t *prefix,
                                                         const struct delta_model *model,
                                                         const struct learner_net_options *options,
                                                         struct delta_error *err);

@@ -18,7 +18,7 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
 static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
                               struct delta_error *err)
 {
-    return learner_tune_need(task, false, false, images, bytes, err);
+    return learner_tune_need(task, NULL, false, false, images, bytes, err);
 }
 
 /* A baseline is there to be measured: its guard lets everything pass. */

@@ -62,7 +62,8 @@ static enum delta_status need(const struct learner_task *task, size_t images, si
                               struct delta_error *err)
 {
     size_t plan = 0;
-    enum delta_status st = learner_tune_need(task, true, true, images, bytes, err);
+    enum delta_status st = learner_tune_need(task, task->options->ratio < 0 ? task->model : NULL,
+                                             true, true, images, bytes, err);
 
     if (!st && task->options->ratio >= 0) {
         st = learner_freeze_plan_need(task->base, task->replay, task->budget, images, &plan, err);
