@@ -27,9 +27,10 @@ TOLERANCE = 1e-3
 MOVED_TOLERANCE = 1e-2
 
 # A gradient jumps where the input of a ReLU crosses zero, and two roundings of it may lie on either
-# side. Small networks get a batch on which no input comes this near to a kink in either step;
-# larger ones have too many, so their training-mode gradients are judged together, tensor by tensor
-# only within KINKS.
+# side. Small networks get a batch on which no input comes this near to a kink in either step. Larger
+# ones, and the fifty layers of MobileNetV2, have too many inputs for that; with batch statistics
+# their norms are calmed, so that every channel keeps away from the kinks: on, off, or (where ReLU6
+# is) at the upper end.
 MARGIN = 5e-6
 SEEDS = 400
 KINKS = 5e-2
@@ -55,11 +56,11 @@ class Failed(Exception):
     pass
 
 
-def distance(ours, theirs):
+def distance(ours, theirs, floor=0.0):
     ours, theirs = ours.double(), theirs.double()
     if ours.shape != theirs.shape:
         raise Failed("shape %s instead of %s" % (tuple(ours.shape), tuple(theirs.shape)))
-    size = float(theirs.norm())
+    size = max(float(theirs.norm()), floor)
     return float((ours - theirs).norm()) / (size if size > 1e-12 else 1.0)
 
 
@@ -124,11 +125,24 @@ def check_together(ours, theirs):
         raise Failed("all gradients together differ by %.2e" % found)
 
 
+def typical_gradient(results):
+    gradients = [value.double().flatten() for name, value in results.items()
+                 if name.startswith("grad.")]
+    return float(torch.cat(gradients).square().mean().sqrt()) if gradients else 0.0
+
+
 def worst(ours, theirs, what, tolerance):
+    """Some gradients are zero but for rounding: a shift that the next norm takes away again. So
+    each is judged by its own size, or by a hundredth of what is typical of the network."""
     if set(ours) != set(theirs):
         raise Failed("%s: other names: %s" % (what, sorted(set(ours) ^ set(theirs))[:4]))
-    name = max(theirs, key=lambda key: distance(ours[key], theirs[key]))
-    found = distance(ours[name], theirs[name])
+    typical = typical_gradient(theirs)
+
+    def distance_of(name):
+        floor = 0.01 * typical * theirs[name].numel() ** 0.5 if name.startswith("grad.") else 0.0
+        return distance(ours[name], theirs[name], floor)
+    name = max(theirs, key=distance_of)
+    found = distance_of(name)
     if not found <= tolerance:
         raise Failed("%s: '%s' differs by %.2e" % (what, name, found))
     return found, name
@@ -142,20 +156,29 @@ class Case:
         self.generator = torch.Generator().manual_seed(7)
         torch.manual_seed(3)
         self.net = torch_networks.MAKERS[self.name](self.width, self.stem, self.classes)
-        torch_networks.stir(self.net, self.generator)
         self.model_path = os.path.join(scratch, "model.safetensors")
         self.input_path = os.path.join(scratch, "input.bin")
+
+    def prepare(self, mode):
+        """Writes the network that this mode is tested on."""
+        torch_networks.stir(self.net, self.generator)
+        self.calmed = mode == "train" and (not self.small or self.name == "mobilenet_v2")
+        # statistics of eight values magnify rounding too much for the tolerance
+        self.count = self.images * 4 if self.calmed and self.small else self.images
+        if self.calmed:
+            torch_networks.calm(self.net)
         metadata = {"arch": self.name, "stem": self.stem, "width": self.width,
                     "input": "3 %d %d" % (self.side, self.side)}
         safetensors_io.write(self.model_path, self.net.state_dict(), metadata)
 
     def choose_batch(self, mode):
         """Returns the oracle; a small network's batch keeps its distance from every kink."""
-        for seed in range(SEEDS if self.small else 1):
+        keeps_away = self.small and not self.calmed
+        for seed in range(SEEDS if keeps_away else 1):
             generator = torch.Generator().manual_seed(seed)
-            self.batch = torch.randn(self.images, 3, self.side, self.side, generator=generator)
+            self.batch = torch.randn(self.count, 3, self.side, self.side, generator=generator)
             oracle = Oracle(self.fresh(), self.batch.double(), mode)
-            if not self.small or oracle.margin > MARGIN:
+            if not keeps_away or oracle.margin > MARGIN:
                 break
         else:
             raise Failed("no batch keeps its distance from the kinks")
@@ -174,7 +197,7 @@ class Case:
             environment["FROSTLINE_KERNELS"] = kernels
         result = subprocess.run(
             [self.dump, "--model", self.model_path, "--input", self.input_path, "--out",
-             self.scratch, "--batch", str(self.images), "--device", device, "--mode", mode],
+             self.scratch, "--batch", str(self.count), "--device", device, "--mode", mode],
             env=environment, stderr=subprocess.PIPE, text=True, timeout=300)
         if result.returncode:
             raise Failed(result.stderr.strip())
@@ -212,8 +235,7 @@ class Case:
 
     def check(self, device, kernels, mode, oracle):
         results, (after, metadata) = self.ours(device, kernels, mode)
-        jumps = mode == "train" and not self.small
-        found, name = worst(results, oracle.results, "results", KINKS if jumps else TOLERANCE)
+        found, name = worst(results, oracle.results, "results", TOLERANCE)
         check_together(results, oracle.results)
         moved = self.check_movement(after, oracle.after)
         self.check_export(after, metadata, oracle)
@@ -225,9 +247,7 @@ def run_row(row, dump):
     with tempfile.TemporaryDirectory(prefix="frostline-torch-") as scratch:
         case = Case(row, scratch, dump)
         for mode in MODES:
-            if case.name == "mobilenet_v2" and mode == "train":
-                print("SKIP: %s w%d, train: open, differs by up to 2e-2" % (case.name, case.width))
-                continue
+            case.prepare(mode)
             oracle = case.choose_batch(mode)
             for device, kernels in SMALL_DEVICES if case.small else LARGE_DEVICES:
                 label = "%s w%d %s %dx%d, %s, %s %s" % (
