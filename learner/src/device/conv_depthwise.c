@@ -203,10 +203,10 @@ static void forward_unit(struct unit *u)
         out.weight_col = (ptrdiff_t)plan->padded;
         out.out = op->y + at;
         out.out_step = op->out.c;
+        out.finish = op->kind == LEARNER_OP_CONV_NORM && !op->residual ? &u->y_norm : NULL;
         kernels->depthwise(&out);
-        if (op->kind == LEARNER_OP_CONV_NORM)
-            kernels->normalise(op->y + at, op->y + at, op->residual ? op->residual + at : NULL,
-                               &u->y_norm, op->out.w);
+        if (op->kind == LEARNER_OP_CONV_NORM && op->residual)
+            kernels->normalise(op->y + at, op->y + at, op->residual + at, &u->y_norm, op->out.w);
         if (u->work->sums)
             sum_row(u, op->y + at);
     }

@@ -62,7 +62,10 @@ struct learner_depthwise_row {
     ptrdiff_t weight_row, weight_col;
     float *out;
     size_t out_step;
-    bool add;
+    bool add; /* to what is there */
+    /* What becomes of the sums, gain and offset [channels], its channels and stride do not count;
+     * excludes add. NULL: nothing */
+    const struct learner_kernel_norm *finish;
 };
 
 /* C[rows][cols] (+)= sum over taps t and k < depth of A_t[row][k] * B[t * depth + k][col].

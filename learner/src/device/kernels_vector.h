@@ -22,6 +22,12 @@ INLINE vec load(const float *from)
     return *(const vec_anywhere *)from;
 }
 
+/* of the vector that begins at c */
+INLINE size_t lanes_from(size_t c, size_t channels)
+{
+    return channels - c < LANES ? channels - c : LANES;
+}
+
 INLINE void store(float *to, vec value)
 {
     *(vec_anywhere *)to = value;
@@ -103,6 +109,13 @@ INLINE void store_part(float *to, vec value, size_t lanes)
 }
 #endif
 
+#if LANES == 8 && defined __AVX__
+/* NaN passes through: the instructions give their second operand then */
+INLINE vec clamp(vec v, vec low, vec high)
+{
+    return (vec)_mm256_min_ps((__m256)high, _mm256_max_ps((__m256)low, (__m256)v));
+}
+#else
 INLINE vec choose(mask where, vec yes, vec no)
 {
     return (vec)(((mask)yes & where) | ((mask)no & ~where));
@@ -114,6 +127,7 @@ INLINE vec clamp(vec v, vec low, vec high)
     v = choose(v < low, low, v);
     return choose(v > high, high, v);
 }
+#endif
 
 /* v where low < at < high, else 0 */
 INLINE vec keep(vec v, vec at, vec low, vec high)
