@@ -23,8 +23,10 @@ struct learner_layer_memory {
 struct learner_net_stage {
     float *input, *logits, *features, *logits_grad, *prefix;
     size_t bytes;
+    size_t images;    /* of the last pass */
     bool input_there; /* on the device already */
     bool grad_there;
+    bool features_there; /* in host memory already */
 };
 
 struct learner_op_list {

@@ -95,7 +95,14 @@ const float *learner_net_logits(const struct learner_net *net)
 
 const float *learner_net_features(const struct learner_net *net)
 {
-    return remote_of(net) ? net->stage.features : features_of(net);
+    if (!remote_of(net))
+        return features_of(net);
+    if (!net->stage.features_there) /* training never asks for them */
+        remote_of(net)->download(net->device, net->stage.features, features_of(net),
+                                 net->stage.images * learner_net_feature_count(net) *
+                                     sizeof(float));
+    ((struct learner_net *)net)->stage.features_there = true;
+    return net->stage.features;
 }
 
 float *learner_net_logits_grad(struct learner_net *net)
@@ -157,8 +164,8 @@ enum delta_status learner_net_take_outputs(struct learner_net *net, size_t n,
         return DELTA_OK;
     remote->download(net->device, net->stage.logits, logits_of(net),
                      n * net->class_count * sizeof(float));
-    remote->download(net->device, net->stage.features, features_of(net),
-                     n * learner_net_feature_count(net) * sizeof(float));
+    net->stage.images = n;
+    net->stage.features_there = false;
     return remote->sync(net->device, err);
 }
 
