@@ -47,9 +47,13 @@ void learner_common_json(const struct learner_common *common, json_t *json)
 const struct learner_budget *learner_common_budget(struct learner_common *common, const char *verb)
 {
     const struct delta_clock clock = delta_clock_system();
+    char why[256];
 
+    if (!common->place[0] && learner_device_missing(why, sizeof why, common->device))
+        fprintf(stderr, "%s %s: %s; computing on the CPU\n", LEARNER_PROGRAM, verb, why);
+    snprintf(common->place, sizeof common->place, "%s:%s", common->device, common->precision);
     common->verb = verb;
-    common->budget = (struct learner_budget){.device = common->device,
+    common->budget = (struct learner_budget){.device = common->place,
                                              .threads = (int)common->threads,
                                              .seed = (uint64_t)common->seed,
                                              .memory_bytes = (size_t)common->memory_mb << 20,

@@ -12,7 +12,7 @@
 
 /* The options of the table below; zero-initialise with LEARNER_COMMON_INIT. */
 struct learner_common {
-    const char *device;
+    const char *device, *precision;
     int64_t threads;
     int64_t seed;
     int64_t memory_mb;
@@ -21,6 +21,7 @@ struct learner_common {
     /* filled by learner_common_budget */
     struct learner_budget budget;
     struct delta_progress progress;
+    char place[32]; /* device and precision as a net wants them */
     char stage[64];
     const char *verb;
     size_t planned_bytes, at_once; /* what was told before learning began; 0: nothing */
@@ -28,7 +29,7 @@ struct learner_common {
 
 #define LEARNER_COMMON_INIT                                                                        \
     {                                                                                              \
-        .device = "auto", .seed = 1                                                                \
+        .device = "auto", .precision = "fp32", .seed = 1                                           \
     }
 
 /* Rows for an option table. */
@@ -36,9 +37,16 @@ struct learner_common {
     {"device",                                                                                     \
      DELTA_OPT_CHOICE,                                                                             \
      &(c).device,                                                                                  \
-     .choices = "ref|blas|cuda|auto",                                                              \
-     .help = "where to compute",                                                                   \
+     .choices = "auto|cpu|cuda|ref|blas",                                                          \
+     .help = "where to compute; auto: on an NVIDIA GPU where there is one; blas is the same as "   \
+             "cpu, ref slow and exact",                                                            \
      .env = "FROSTLINE_DEVICE"},                                                                   \
+        {"precision",                                                                              \
+         DELTA_OPT_CHOICE,                                                                         \
+         &(c).precision,                                                                           \
+         .choices = "fp32|tf32|bf16",                                                              \
+         .help = "a GPU's arithmetic; weights are fp32 always, and the CPU's arithmetic too",      \
+         .env = "FROSTLINE_PRECISION"},                                                            \
     {                                                                                              \
         .name = "threads", .kind = DELTA_OPT_INT, .value = &(c).threads, .arg = "N",               \
         .help = "threads to use, 0 = all cores", .low = 0, .high = 1024                            \
@@ -76,7 +84,8 @@ struct learner_common {
     "'synthetic[:classes=N,train=N,test=N,seed=N]', images drawn by a program."
 
 /* The budget that the options ask for, with a progress line; valid as long as *common. The time
- * counts from here: call it first of all. The plan of memory is told on stderr and kept. */
+ * counts from here: call it first of all. The plan of memory is told on stderr and kept, and so is,
+ * once, that there is no GPU where one would have been used. */
 const struct learner_budget *learner_common_budget(struct learner_common *common, const char *verb);
 /* Adds planned_bytes and images_at_once where something was planned. */
 void learner_common_json(const struct learner_common *common, json_t *json);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph.h"
+#include "net_device.h"
 #include "sources.h"
 
 #define CROP_PAD 4
@@ -20,7 +22,8 @@ enum delta_status learner_augment_init(struct learner_augment *out,
                                     .cutout = options->cutout,
                                     .mixup = options->mixup};
     out->identity = delta_calloc(batch, sizeof *out->identity);
-    if (!out->identity)
+    out->views = delta_calloc(batch, sizeof *out->views);
+    if (!out->identity || !out->views)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for augmentation");
     for (size_t i = 0; i < batch; i++)
         out->identity[i] = (uint32_t)i;
@@ -31,8 +34,32 @@ enum delta_status learner_augment_init(struct learner_augment *out,
 void learner_augment_release(struct learner_augment *augment)
 {
     learner_samples_release(&augment->view);
+    if (augment->placed)
+        learner_net_block_free(augment->net, augment->placed);
     free(augment->identity);
+    free(augment->views);
+    free(augment->table);
     augment->identity = NULL;
+    augment->views = NULL;
+    augment->placed = augment->table = NULL;
+}
+
+void learner_augment_place(struct learner_augment *augment, struct learner_net *net)
+{
+    const struct learner_samples *from = augment->from;
+    const size_t bytes = from->count * learner_samples_image_bytes(from);
+
+    if (!net->device->ops->remote || from->channels > 4)
+        return;
+    augment->net = net;
+    augment->table = delta_calloc(256 * (size_t)from->channels, sizeof *augment->table);
+    if (!augment->table)
+        return;
+    for (uint32_t c = 0; c < from->channels; c++)
+        learner_samples_table(augment->table + 256 * c, augment->arch, c);
+    augment->placed = learner_net_block(net, bytes / sizeof(float) + 1);
+    if (augment->placed)
+        learner_device_upload(net->device, augment->placed, from->pixels, bytes);
 }
 
 /* A row moved by dx, perhaps mirrored first; what comes in from outside is black. */
@@ -45,40 +72,59 @@ static void move_row(uint8_t *out, const uint8_t *in, long width, long dx, bool 
 }
 
 static void move_image(const struct learner_augment *augment, uint8_t *out, const uint8_t *in,
-                       struct learner_rng *rng)
+                       const struct learner_view *view)
 {
     const long height = (long)augment->from->height, width = (long)augment->from->width;
-    const bool mirror = learner_rng_below(rng, 2) != 0;
-    const long dy = (long)learner_rng_below(rng, 2 * CROP_PAD + 1) - CROP_PAD;
-    const long dx = (long)learner_rng_below(rng, 2 * CROP_PAD + 1) - CROP_PAD;
 
     for (uint32_t c = 0; c < augment->from->channels; c++, in += height * width)
         for (long y = 0; y < height; y++, out += width) {
-            const long from = y + dy;
+            const long from = y + view->dy;
             if (from >= 0 && from < height)
-                move_row(out, in + from * width, width, dx, mirror);
+                move_row(out, in + from * width, width, view->dx, view->mirror);
             else
                 memset(out, 0, (size_t)width);
         }
 }
 
-/* A square around a random pixel, cut at the border (DeVries and Taylor 2017), in the mean colour:
- * the network sees zeros. */
-static void cut_out(const struct learner_augment *augment, uint8_t *image, struct learner_rng *rng)
+static uint8_t fill_of(const struct learner_augment *augment, uint32_t c)
+{
+    const double mean = 255 * augment->arch->mean[c < 3 ? c : 2];
+
+    return (uint8_t)(mean > 0 && mean < 255 ? (int)(mean + 0.5) : 0);
+}
+
+static void cut_out(const struct learner_augment *augment, uint8_t *image,
+                    const struct learner_view *view)
 {
     const long height = (long)augment->from->height, width = (long)augment->from->width;
-    const long side = (long)augment->cutout;
-    const long top = (long)learner_rng_below(rng, augment->from->height) - side / 2;
-    const long left = (long)learner_rng_below(rng, augment->from->width) - side / 2;
+    const long side = (long)augment->cutout, top = view->cut_top, left = view->cut_left;
     const long first = left < 0 ? 0 : left, end = left + side < width ? left + side : width;
 
-    for (uint32_t c = 0; c < augment->from->channels; c++, image += height * width) {
-        const double mean = 255 * augment->arch->mean[c < 3 ? c : 2];
-        const int fill = mean > 0 && mean < 255 ? (int)(mean + 0.5) : 0;
+    for (uint32_t c = 0; c < augment->from->channels; c++, image += height * width)
         for (long y = top < 0 ? 0 : top; y < top + side && y < height; y++)
             if (end > first)
-                memset(image + y * width + first, fill, (size_t)(end - first));
+                memset(image + y * width + first, fill_of(augment, c), (size_t)(end - first));
+}
+
+/* Crop, mirror and a square around a random pixel, cut at the border and in the mean colour: the
+ * network sees zeros there (DeVries and Taylor 2017). */
+static struct learner_view draw(const struct learner_augment *augment, uint32_t index,
+                                struct learner_rng *rng)
+{
+    struct learner_view view = {.index = index};
+
+    if (augment->moves) {
+        view.mirror = learner_rng_below(rng, 2) != 0;
+        view.dy = (int16_t)((int)learner_rng_below(rng, 2 * CROP_PAD + 1) - CROP_PAD);
+        view.dx = (int16_t)((int)learner_rng_below(rng, 2 * CROP_PAD + 1) - CROP_PAD);
     }
+    if (augment->cutout) {
+        const long half = (long)augment->cutout / 2;
+        view.cut = 1;
+        view.cut_top = (int16_t)((long)learner_rng_below(rng, augment->from->height) - half);
+        view.cut_left = (int16_t)((long)learner_rng_below(rng, augment->from->width) - half);
+    }
+    return view;
 }
 
 double learner_augment_beta(struct learner_rng *rng, double alpha)
@@ -101,8 +147,22 @@ static void mix(float *a, float *b, size_t count, float share)
     }
 }
 
-double learner_augment_load(struct learner_augment *augment, float *input, const uint32_t *index,
-                            size_t n, struct learner_rng *rng)
+static void load_placed(struct learner_augment *augment, size_t n, double share)
+{
+    struct learner_load load = {.pixels = (const uint8_t *)augment->placed,
+                                .views = augment->views,
+                                .n = n,
+                                .side = augment->cutout,
+                                .table = augment->table,
+                                .share = (float)share};
+
+    for (uint32_t c = 0; c < augment->from->channels; c++)
+        load.fill[c] = fill_of(augment, c);
+    learner_net_load(augment->net, &load);
+}
+
+static void load_here(struct learner_augment *augment, float *input, const uint32_t *index,
+                      size_t n, double share)
 {
     const struct learner_samples *from = augment->from;
     const size_t image = learner_samples_image_bytes(from);
@@ -114,18 +174,30 @@ double learner_augment_load(struct learner_augment *augment, float *input, const
             uint8_t *out = augment->view.pixels + i * image;
             const uint8_t *in = from->pixels + index[i] * image;
             if (augment->moves)
-                move_image(augment, out, in, rng);
+                move_image(augment, out, in, &augment->views[i]);
             else
                 memcpy(out, in, image);
             if (augment->cutout)
-                cut_out(augment, out, rng);
+                cut_out(augment, out, &augment->views[i]);
         }
         learner_samples_batch(input, &augment->view, augment->arch, augment->identity, n, NULL);
     }
-    if (!(augment->mixup > 0) || n < 2)
-        return 1;
-    const double share = learner_augment_beta(rng, augment->mixup);
-    for (size_t i = 0; i < n / 2; i++)
+    for (size_t i = 0; share < 1 && i < n / 2; i++)
         mix(input + i * image, input + (n - 1 - i) * image, image, (float)share);
+}
+
+double learner_augment_load(struct learner_augment *augment, float *input, const uint32_t *index,
+                            size_t n, struct learner_rng *rng)
+{
+    double share = 1;
+
+    for (size_t i = 0; i < n; i++)
+        augment->views[i] = draw(augment, index[i], rng);
+    if (augment->mixup > 0 && n >= 2)
+        share = learner_augment_beta(rng, augment->mixup);
+    if (augment->placed)
+        load_placed(augment, n, share);
+    else
+        load_here(augment, input, index, n, share);
     return share;
 }

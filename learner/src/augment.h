@@ -4,6 +4,7 @@
 #ifndef LEARNER_AUGMENT_H
 #define LEARNER_AUGMENT_H
 
+#include "device.h"
 #include "learner/learn.h"
 #include "rng.h"
 
@@ -15,6 +16,12 @@ struct learner_augment {
     double mixup;
     struct learner_samples view; /* owned: [batch] images after crop, mirror, cutout */
     uint32_t *identity;          /* owned, [batch] 0, 1, 2... */
+    struct learner_view *views;  /* owned, [batch] */
+
+    /* The images on the net's device, where that is apart; NULL: they stay here */
+    struct learner_net *net; /* borrowed */
+    float *placed;
+    float *table; /* owned, [channels][256] */
 };
 
 /*   samples, arch  must outlive *out
@@ -26,8 +33,13 @@ learner_augment_init(struct learner_augment *out, const struct learner_pretrain_
                      size_t batch, struct delta_error *err);
 void learner_augment_release(struct learner_augment *augment);
 
-/* Writes n views into a net's input. With mixup, image i is mixed with image n-1-i and keeps the
- * returned share of itself; without, 1 is returned. */
+/* Gives the images to the net's device for good, where its memory is apart and has room; the net
+ * must then live until the release. */
+void learner_augment_place(struct learner_augment *augment, struct learner_net *net);
+
+/* Writes n views into a net's input, or that of the net where the images were placed, and `input`
+ * is not looked at. With mixup, image i is mixed with image n-1-i and keeps the returned share of
+ * itself; without, 1 is returned. */
 double learner_augment_load(struct learner_augment *augment, float *input, const uint32_t *index,
                             size_t n, struct learner_rng *rng);
 

@@ -66,7 +66,7 @@ struct learner_op {
     double *sums;
     float *dweight, *dbias, *dscale, *dshift; /* NULL: not wanted */
     /* CONV: the output channels whose dweight is wanted, ascending; the rows of the others are
-     * left alone. NULL: all */
+     * left alone. Host memory on every device, and the same numbers from prepare on. NULL: all */
     const uint32_t *live;
     size_t live_count;
 };
@@ -85,10 +85,112 @@ struct learner_pass {
 
 struct learner_device;
 
+/* One learning parameter under SGD. */
+struct learner_slot {
+    float *values, *velocity; /* [count] */
+    const float *grad;        /* [count] */
+    const uint8_t *live;      /* [count], which elements may move; NULL: all */
+    size_t count;
+    float decay; /* weight decay, 0 where none applies */
+};
+
+struct learner_sgd_rates {
+    float lr, momentum;
+    bool nesterov;
+};
+
+/* A loss over n rows of logits as loss.h defines them: soft targets, or cross-entropy, plus
+ * distillation. Everything is host memory. */
+struct learner_loss {
+    const int32_t *labels; /* [n] */
+    bool soft;             /* learner_loss_soft, else learner_loss_ce */
+    const int32_t *others; /* soft: [n] or NULL */
+    double share, smoothing;
+    const float *offset;  /* ce: [classes] or NULL */
+    double scale;         /* of the gradient */
+    const float *teacher; /* [n, old]; NULL: no distillation */
+    size_t old;
+    double temperature, kd_scale;
+};
+
+struct learner_loss_sum {
+    double loss, kd; /* unscaled means; kd 0 without a teacher */
+    size_t correct;  /* rows whose largest logit, the first of equals, is the label */
+};
+
+/* One image of a batch, as a view of an image of the data set. */
+struct learner_view {
+    uint32_t index;
+    int16_t dx, dy; /* it shows pixel (x + dx, y + dy), black outside */
+    int16_t cut_left, cut_top;
+    uint8_t mirror; /* in x, before the move */
+    uint8_t cut;    /* a square from cut_left, cut_top is blanked out */
+};
+
+/* Images that live on the device, and how a batch is made of them. */
+struct learner_load {
+    const uint8_t *pixels;            /* device memory, [images, c, h, w] */
+    const struct learner_view *views; /* host memory, [n] */
+    size_t n, side;                   /* side of the blanked square */
+    uint8_t fill[4];                  /* its value, by channel */
+    const float *table;               /* host memory, [c][256]: what a byte becomes */
+    float share;                      /* 1, or image i keeps so much of itself and takes the rest
+                                       * from image n - 1 - i */
+};
+
+/* What a device does whose memory the host cannot touch. Blocks from alloc are then places that
+ * only the functions below and `run` may look into. Work is done in the order of the calls;
+ * failures are kept and told by sync. */
+struct learner_remote_ops {
+    /* Host memory that moves to and fro fastest, zeroed; NULL when there is none. */
+    void *(*stage)(struct learner_device *device, size_t bytes);
+    void (*unstage)(struct learner_device *device, void *block);
+    /* Both return when the host's side may be used again. */
+    void (*upload)(struct learner_device *device, void *to, const void *host, size_t bytes);
+    void (*download)(struct learner_device *device, void *host, const void *from, size_t bytes);
+    void (*copy)(struct learner_device *device, void *to, const void *from, size_t bytes);
+    /* The same for activations and the input, which a device may keep in a narrower format. Not for
+     * what comes after POOL: features, logits and their gradients are float32 everywhere. */
+    void (*store)(struct learner_device *device, float *to, const float *host, size_t count);
+    void (*fetch)(struct learner_device *device, float *host, const float *from, size_t count);
+
+    bool (*finite)(struct learner_device *device, const float *data, size_t count);
+    /* Of an operation's result after a forward pass: y, or gain where y is NULL. */
+    bool (*finite_result)(struct learner_device *device, const struct learner_op *op, size_t n);
+    void (*add)(struct learner_device *device, float *sum, const float *more, size_t count);
+    void (*blend)(struct learner_device *device, float *average, const float *values, float keep,
+                  float take, size_t count);
+    void (*swap)(struct learner_device *device, float *a, float *b, size_t count);
+    void (*step)(struct learner_device *device, const struct learner_slot *slots, size_t count,
+                 const struct learner_sgd_rates *rates);
+    /* Writes grad [n, classes] and waits for the sum. Allocates only when a batch is larger than
+     * any before. */
+    void (*loss)(struct learner_device *device, const struct learner_loss *loss,
+                 const float *logits, size_t n, size_t classes, float *grad,
+                 struct learner_loss_sum *out);
+    void (*load)(struct learner_device *device, float *input, const struct learner_shape *image,
+                 const struct learner_load *load);
+    /* Several operations at once, which a device may record and play again: the pointers in `ops`
+     * stay what they are. NULL: run is called for each */
+    void (*run_all)(struct learner_device *device, const struct learner_op *ops, size_t count,
+                    const struct learner_pass *pass);
+    /* Waits for everything.  fails: IO (what the device said), NO_MEMORY */
+    enum delta_status (*sync)(struct learner_device *device, struct delta_error *err);
+};
+
 struct learner_device_ops {
     const char *name; /* "ref" "blas" "cuda" */
+    /* NULL: blocks are host memory, and so is every pointer in an operation */
+    const struct learner_remote_ops *remote;
+    /* Norms write their output, convolutions normalise nothing that they load: faster where memory
+     * is plenty and kernels are fixed */
+    bool whole_outputs;
     enum delta_status (*open)(struct learner_device **out, int threads, struct delta_error *err);
     void (*close)(struct learner_device *device);
+    /* precision: after the colon of the device's name, "tf32"; NULL: the most exact. NULL: has
+     * only float32 */
+    enum delta_status (*set_precision)(struct learner_device *device, const char *precision,
+                                       struct delta_error *err);
     /* Zeroed, 64-byte aligned; NULL when there is no memory. */
     void *(*alloc)(struct learner_device *device, size_t bytes);
     void (*release)(struct learner_device *device, void *block);
@@ -108,16 +210,38 @@ struct learner_device_ops {
 
 struct learner_device { /* first member of every backend's own struct */
     const struct learner_device_ops *ops;
+    const char *precision; /* "tf32", "bf16"; NULL: fp32 */
 };
 
 extern const struct learner_device_ops learner_device_ref;
 extern const struct learner_device_ops learner_device_blas;
 extern const struct learner_device_ops learner_device_cuda;
 
-/* name: NULL and "auto" choose the fastest that is there.
- *   fails    UNSUPPORTED (unknown name, or not in this build), NO_MEMORY, IO */
+/* name: as learner_net_options says.
+ *   fails    UNSUPPORTED (unknown name, not in this build, no such hardware), NO_MEMORY, IO */
 DELTA_MUST_USE enum delta_status learner_device_open(struct learner_device **out, const char *name,
                                                      int threads, struct delta_error *err);
+
+/* ---- device memory: plain loops where it is the host's ---- */
+
+void learner_device_upload(struct learner_device *device, void *to, const void *host, size_t bytes);
+void learner_device_download(struct learner_device *device, void *host, const void *from,
+                             size_t bytes);
+void learner_device_copy(struct learner_device *device, void *to, const void *from, size_t bytes);
+/* Where the host can read count floats of device memory: there, or in `scratch`. */
+const float *learner_device_view(struct learner_device *device, const float *from, size_t count,
+                                 float *scratch);
+bool learner_device_finite(struct learner_device *device, const float *data, size_t count);
+/* sum += more;  average = keep * average + take * values;  a <-> b */
+void learner_device_add(struct learner_device *device, float *sum, const float *more, size_t count);
+void learner_device_blend(struct learner_device *device, float *average, const float *values,
+                          float keep, float take, size_t count);
+void learner_device_swap(struct learner_device *device, float *a, float *b, size_t count);
+DELTA_MUST_USE enum delta_status learner_device_sync(struct learner_device *device,
+                                                     struct delta_error *err);
+
+/* Host memory alone: no number is infinite or NaN. */
+bool learner_all_finite(const float *data, size_t count);
 
 /* device->ops->team, or the one thread there is */
 void learner_device_team(struct learner_device *device, learner_pool_work *work, void *context);

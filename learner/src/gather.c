@@ -1,16 +1,24 @@
 #include "gather.h"
 
+#include "graph.h"
+#include "net_device.h"
+
+float *learner_gather_new(struct learner_net *net)
+{
+    return learner_net_block(net, net->grad_count ? net->grad_count : 1);
+}
+
+void learner_gather_free(struct learner_net *net, float *sum)
+{
+    learner_net_block_free(net, sum);
+}
+
 void learner_gather(struct learner_net *net, float *sum, bool first, bool last)
 {
-    for (size_t i = 0; i < learner_net_param_count(net); i++) {
-        const struct learner_param *param = learner_net_param(net, i);
-        for (size_t k = 0; param->grad && k < param->count; k++) {
-            const float all = first ? param->grad[k] : sum[k] + param->grad[k];
-            if (last)
-                param->grad[k] = all;
-            else
-                sum[k] = all;
-        }
-        sum += param->count;
-    }
+    if (first && !last)
+        learner_device_copy(net->device, sum, net->grads, net->grad_count * sizeof *sum);
+    else if (!first && last)
+        learner_device_add(net->device, net->grads, sum, net->grad_count);
+    else if (!first)
+        learner_device_add(net->device, sum, net->grads, net->grad_count);
 }

@@ -37,7 +37,8 @@ bool learner_graph_is_lazy(const struct learner_net *net, size_t l)
 {
     const struct learner_layer *layer = &net->layers.items[l];
 
-    if (layer->kind != LEARNER_LAYER_CONV || layer->residual >= 0 || net->live[l].folded)
+    if (net->device->ops->whole_outputs || layer->kind != LEARNER_LAYER_CONV ||
+        layer->residual >= 0 || net->live[l].folded)
         return false;
     for (size_t user = l + 1; user < net->layers.count; user++) {
         const struct learner_layer *other = &net->layers.items[user];

@@ -18,6 +18,17 @@ struct learner_layer_memory {
     double *sums;
 };
 
+/* Host memory of a net on a device apart (see remote in device.h), all of it owned; NULL on the
+ * others. */
+struct learner_net_stage {
+    float *input, *logits, *features, *logits_grad, *prefix;
+    size_t bytes;
+    size_t images;    /* of the last pass */
+    bool input_there; /* on the device already */
+    bool grad_there;
+    bool features_there; /* in host memory already */
+};
+
 struct learner_op_list {
     struct learner_op *items; /* owned, in the order of execution */
     size_t count;
@@ -54,6 +65,7 @@ struct learner_net {
     size_t arena_bytes;
     struct learner_layer_memory memory[LEARNER_LAYERS_MAX];
     float *input, *logits_grad;
+    struct learner_net_stage stage; /* what a device apart exchanges with the host */
     uint64_t weights_version;
     struct learner_pass last; /* the latest forward pass; n 0: none to go back from */
 

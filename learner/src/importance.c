@@ -4,7 +4,8 @@
 #include <string.h>
 
 #include "embed.h"
-#include "learner/loss.h"
+#include "graph.h"
+#include "net_device.h"
 
 void learner_importance_free(struct learner_importance *items, size_t count)
 {
@@ -41,13 +42,24 @@ static enum delta_status reserve(struct learner_importance **out, size_t *count,
     return DELTA_OK;
 }
 
-static void add_up(struct learner_importance *items, size_t count, struct learner_net *net)
+static enum delta_status add_up(struct learner_importance *items, size_t count,
+                                struct learner_net *net, struct delta_error *err)
 {
+    size_t most = 0;
+    float *scratch = NULL; /* only where the host cannot look at the gradients themselves */
+
+    for (size_t k = 0; k < count; k++)
+        most = items[k].count > most ? items[k].count : most;
+    if (net->device->ops->remote && !(scratch = delta_calloc(most + 1, sizeof *scratch)))
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
     for (size_t k = 0; k < count; k++) {
         const struct learner_param *param = learner_net_find(net, items[k].name);
+        const float *grad = learner_device_view(net->device, param->grad, param->count, scratch);
         for (size_t i = 0; i < items[k].count; i++)
-            items[k].gradient[i] += param->grad[i];
+            items[k].gradient[i] += grad[i];
     }
+    free(scratch);
+    return learner_device_sync(net->device, err);
 }
 
 /* Sums gradients; each batch is weighted by its share of the images. */
@@ -57,7 +69,8 @@ static enum delta_status accumulate(struct learner_importance *items, size_t cou
                                     size_t total, const int32_t *outputs,
                                     const struct learner_budget *budget, struct delta_error *err)
 {
-    const size_t classes = learner_net_class_count(net), batch = learner_net_batch(net);
+    const size_t batch = learner_net_batch(net);
+    struct learner_loss_sum sum;
     int32_t *labels = delta_calloc(batch, sizeof *labels);
     enum delta_status st = DELTA_OK;
 
@@ -71,12 +84,14 @@ static enum delta_status accumulate(struct learner_importance *items, size_t cou
         st = learner_net_forward(net, n, LEARNER_TRAIN_EVAL, err);
         if (st)
             break;
-        learner_loss_ce(learner_net_logits(net), labels, NULL, n, classes,
-                        (double)n / (double)total, learner_net_logits_grad(net));
+        learner_net_loss(
+            net, &(struct learner_loss){.labels = labels, .scale = (double)n / (double)total}, n,
+            &sum);
         st = learner_net_backward(net, n, err);
+        if (!st)
+            st = add_up(items, count, net, err);
         if (st)
             break;
-        add_up(items, count, net);
         st = learner_budget_tick(budget, "importance", (double)(at + n), (double)total, err);
     }
     free(labels);

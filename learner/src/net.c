@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "graph.h"
+#include "net_device.h"
 #include "rng.h"
 
 #define BATCH_DEFAULT 64
@@ -183,8 +184,9 @@ static enum delta_status place_params(struct learner_net *net, const struct delt
         struct learner_param *param = &net->params[i];
         param->data = net->values + at;
         if (!net->dry)
-            memcpy(param->data, delta_model_find(model, param->name)->data,
-                   param->count * sizeof(float));
+            learner_device_upload(net->device, param->data,
+                                  delta_model_find(model, param->name)->data,
+                                  param->count * sizeof(float));
         at += aligned(param->count);
         if (!learns(net, param, layer_of(net, i)))
             continue;
@@ -226,6 +228,8 @@ static enum delta_status build(struct learner_net **out, const struct delta_mode
         st = place_params(net, model, err);
     if (!st)
         st = learner_graph_build(net, err);
+    if (!st)
+        st = learner_net_stage_new(net, err);
 done:
     if (st)
         learner_net_free(net);
@@ -264,6 +268,7 @@ void learner_net_free(struct learner_net *net)
     if (net->device) {
         const struct learner_device_ops *device = net->device->ops;
         learner_graph_release(net);
+        learner_net_stage_release(net);
         if (net->values && !net->dry)
             device->release(net->device, net->values);
         if (net->grads && !net->dry)
@@ -279,6 +284,11 @@ void learner_net_free(struct learner_net *net)
 const char *learner_net_device(const struct learner_net *net)
 {
     return net->device->ops->name;
+}
+
+const char *learner_net_precision(const struct learner_net *net)
+{
+    return net->device->precision ? net->device->precision : "fp32";
 }
 
 size_t learner_net_batch(const struct learner_net *net)
@@ -322,37 +332,7 @@ void learner_net_changed(struct learner_net *net)
 size_t learner_net_memory_bytes(const struct learner_net *net)
 {
     return (net->value_count + net->grad_count) * sizeof(float) + net->arena_bytes +
-           net->device->ops->memory_bytes(net->device);
-}
-
-float *learner_net_input(struct learner_net *net)
-{
-    return net->input;
-}
-
-const float *learner_net_logits(const struct learner_net *net)
-{
-    return net->memory[net->layers.count - 1].y;
-}
-
-const float *learner_net_features(const struct learner_net *net)
-{
-    return net->memory[net->layers.items[net->layers.count - 1].input].y;
-}
-
-float *learner_net_logits_grad(struct learner_net *net)
-{
-    return net->logits_grad;
-}
-
-static bool all_finite(const float *data, size_t count)
-{
-    /* x - x is 0 for finite x and NaN otherwise; a sum of those keeps a NaN */
-    float sum = 0;
-
-    for (size_t i = 0; i < count; i++)
-        sum += data[i] - data[i];
-    return sum == 0;
+           net->stage.bytes + net->device->ops->memory_bytes(net->device);
 }
 
 /* The slow way, after something went wrong: most outputs are overwritten by now, so computes once
@@ -364,8 +344,7 @@ static enum delta_status blame_layer(struct learner_net *net, const struct learn
     for (size_t i = 0; i < count; i++) {
         const struct learner_op *op = &ops[i];
         net->device->ops->run(net->device, op, pass);
-        if (!all_finite(op->y ? op->y : op->gain,
-                        op->y ? pass->n * learner_shape_count(&op->out) : op->out.c))
+        if (!learner_net_result_is_finite(net, op, pass->n))
             return delta_fail(err, DELTA_NONFINITE, "layer '%s' gives a number that is not finite",
                               op->name);
     }
@@ -393,10 +372,12 @@ static enum delta_status run_forward(struct learner_net *net, const struct learn
     const struct learner_pass pass = {
         .n = n, .mode = mode, .weights_version = net->weights_version};
 
-    for (size_t i = 0; i < count; i++)
-        net->device->ops->run(net->device, &ops[i], &pass);
+    learner_net_run(net, ops, count, &pass);
     net->last = mode == LEARNER_INFER ? (struct learner_pass){0} : pass;
-    if (!all_finite(learner_net_logits(net), n * net->class_count))
+    const enum delta_status st = learner_net_take_outputs(net, n, err);
+    if (st)
+        return st;
+    if (!learner_all_finite(learner_net_logits(net), n * net->class_count))
         return blame_layer(net, ops, count, &pass, err);
     return DELTA_OK;
 }
@@ -408,10 +389,11 @@ enum delta_status learner_net_forward(struct learner_net *net, size_t n, enum le
         mode == LEARNER_INFER && net->infer.count ? &net->infer : &net->forward;
     enum delta_status st = check_pass(net, n, mode, err);
 
-    if (!st)
-        st = run_forward(net, list->items, list->count, n, mode, err);
-    if (st == DELTA_NONFINITE &&
-        !all_finite(net->input, n * learner_shape_count(&net->layers.items[0].in)))
+    if (st)
+        return st;
+    learner_net_give_input(net, n);
+    st = run_forward(net, list->items, list->count, n, mode, err);
+    if (st == DELTA_NONFINITE && !learner_net_input_is_finite(net, n))
         return delta_fail(err, DELTA_NONFINITE, "the input holds a number that is not finite");
     return st;
 }
@@ -419,17 +401,6 @@ enum delta_status learner_net_forward(struct learner_net *net, size_t n, enum le
 size_t learner_net_prefix_count(const struct learner_net *net)
 {
     return net->prefix_count;
-}
-
-void learner_net_prefix_read(const struct learner_net *net, float *out, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        for (size_t b = 0; b < net->boundary_count; b++) {
-            const size_t l = net->boundary[b];
-            const size_t count = learner_shape_count(&net->layers.items[l].out);
-            memcpy(out, net->memory[l].y + i * count, count * sizeof *out);
-            out += count;
-        }
 }
 
 enum delta_status learner_net_forward_from(struct learner_net *net, const float *const *records,
@@ -442,15 +413,7 @@ enum delta_status learner_net_forward_from(struct learner_net *net, const float 
         return st;
     if (!net->prefix_count)
         return delta_fail(err, DELTA_INTERNAL, "forward: this net has no frozen prefix");
-    for (size_t i = 0; i < n; i++) {
-        const float *from = records[i];
-        for (size_t b = 0; b < net->boundary_count; b++) {
-            const size_t l = net->boundary[b];
-            const size_t count = learner_shape_count(&net->layers.items[l].out);
-            memcpy(net->memory[l].y + i * count, from, count * sizeof *from);
-            from += count;
-        }
-    }
+    learner_net_give_prefix(net, records, n);
     return run_forward(net, net->forward.items + net->forward_live,
                        net->forward.count - net->forward_live, n, mode, err);
 }
@@ -463,8 +426,8 @@ enum delta_status learner_net_backward(struct learner_net *net, size_t n, struct
         return delta_fail(err, DELTA_INTERNAL,
                           "backward: needs a training forward pass over the same %zu images", n);
     pass.backward = true;
-    for (size_t i = 0; i < net->backward.count; i++)
-        net->device->ops->run(net->device, &net->backward.items[i], &pass);
+    learner_net_give_gradient(net, n);
+    learner_net_run(net, net->backward.items, net->backward.count, &pass);
     net->last = (struct learner_pass){0};
     return DELTA_OK;
 }
@@ -480,9 +443,9 @@ enum delta_status learner_net_store(const struct learner_net *net, struct delta_
             return st;
     }
     for (size_t i = 0; i < net->param_count; i++)
-        memcpy(delta_model_find(model, net->params[i].name)->data, net->params[i].data,
-               net->params[i].count * sizeof(float));
-    return DELTA_OK;
+        learner_net_get(net, delta_model_find(model, net->params[i].name)->data,
+                        net->params[i].data, net->params[i].count);
+    return learner_device_sync(net->device, err);
 }
 
 static void fill_tensor(struct delta_tensor *tensor, const struct param_spec *spec,

@@ -294,6 +294,14 @@ done:
     return st;
 }
 
+void learner_samples_table(float table[256], const struct delta_arch *arch, uint32_t channel)
+{
+    const uint32_t k = channel < 3 ? channel : 2;
+
+    for (int v = 0; v < 256; v++)
+        table[v] = (float)((v / 255.0 - arch->mean[k]) / arch->std[k]);
+}
+
 void learner_samples_batch(float *out, const struct learner_samples *samples,
                            const struct delta_arch *arch, const uint32_t *index, size_t n,
                            const uint8_t *mirror)
@@ -303,9 +311,7 @@ void learner_samples_batch(float *out, const struct learner_samples *samples,
     float table[256];
 
     for (uint32_t c = 0; c < samples->channels; c++) {
-        const uint32_t k = c < 3 ? c : 2;
-        for (int v = 0; v < 256; v++)
-            table[v] = (float)((v / 255.0 - arch->mean[k]) / arch->std[k]);
+        learner_samples_table(table, arch, c);
         for (size_t i = 0; i < n; i++) {
             const size_t step = samples->channels;
             const uint8_t *in = samples->pixels + (index[i] * step + c) * plane;

@@ -23,6 +23,9 @@ static inline size_t learner_samples_image_bytes(const struct learner_samples *s
     return (size_t)samples->channels * samples->height * samples->width;
 }
 
+/* What the network gets for each byte of a channel. */
+void learner_samples_table(float table[256], const struct delta_arch *arch, uint32_t channel);
+
 /* Index of a class in the set's own list, or -1. */
 long learner_samples_class_index(const struct learner_samples *samples, const char *id);
 

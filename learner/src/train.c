@@ -5,7 +5,10 @@
 #include "delta/clock.h"
 #include "delta/file.h"
 #include "embed.h"
+#include "gather.h"
+#include "graph.h"
 #include "holdout.h"
+#include "net_device.h"
 #include "schedule.h"
 #include "trainer.h"
 
@@ -32,10 +35,12 @@ struct learner_pretrain_options learner_pretrain_defaults(void)
 static void trainer_release(struct trainer *trainer)
 {
     learner_sgd_free(trainer->sgd);
-    learner_net_free(trainer->net);
     learner_augment_release(&trainer->augment);
-    free(trainer->sum);
-    free(trainer->average);
+    if (trainer->net) {
+        learner_gather_free(trainer->net, trainer->sum);
+        learner_net_block_free(trainer->net, trainer->average);
+    }
+    learner_net_free(trainer->net);
     free(trainer->outputs);
     free(trainer->labels);
     free(trainer->others);
@@ -72,15 +77,6 @@ static size_t steps_of_epoch(size_t count, size_t batch)
     const size_t steps = count / batch + (count % batch >= (batch + 1) / 2);
 
     return steps ? steps : 1;
-}
-
-static size_t model_values(const struct delta_model *model)
-{
-    size_t values = 0;
-
-    for (size_t i = 0; i < model->tensor_count; i++)
-        values += model->tensors[i].count;
-    return values;
 }
 
 /* Chooses the held-out images: the first so many of each class after a shuffle of its own. */
@@ -136,20 +132,30 @@ static enum delta_status make_lists(struct trainer *trainer, struct delta_error 
     return DELTA_OK;
 }
 
-static enum delta_status make_buffers(struct trainer *trainer, struct delta_error *err)
+/* What lies beside the net on its device. The average begins as the weights. */
+static enum delta_status make_blocks(struct trainer *trainer, struct delta_error *err)
 {
     const struct learner_pretrain_options *options = trainer->options;
+    struct learner_net *net = trainer->net;
 
-    trainer->values = model_values(trainer->model);
+    if (trainer->micro < options->batch)
+        trainer->sum = learner_gather_new(net);
+    if (options->ema > 0)
+        trainer->average = learner_net_block(net, net->value_count);
+    if ((trainer->micro < options->batch && !trainer->sum) ||
+        (options->ema > 0 && !trainer->average))
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory for pretraining");
+    if (trainer->average)
+        learner_device_copy(net->device, trainer->average, net->values,
+                            net->value_count * sizeof(float));
+    return DELTA_OK;
+}
+
+static enum delta_status make_buffers(struct trainer *trainer, struct delta_error *err)
+{
     trainer->labels = delta_calloc(trainer->micro, sizeof *trainer->labels);
     trainer->others = delta_calloc(trainer->micro, sizeof *trainer->others);
-    if (trainer->micro < options->batch)
-        trainer->sum = delta_calloc_aligned(trainer->values, sizeof(float));
-    if (options->ema > 0)
-        trainer->average = delta_calloc_aligned(trainer->values, sizeof(float));
-    if (!trainer->labels || !trainer->others ||
-        (trainer->micro < options->batch && !trainer->sum) ||
-        (options->ema > 0 && !trainer->average))
+    if (!trainer->labels || !trainer->others)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for pretraining");
     return DELTA_OK;
 }
@@ -190,16 +196,11 @@ static enum delta_status trainer_init(struct trainer *trainer, struct delta_erro
         st = learner_net_new(&trainer->net, trainer->model, &net_options, err);
     if (!st)
         st = learner_sgd_new(&trainer->sgd, trainer->net, NULL, &sgd_options, err);
-    if (st)
-        return st;
-    learner_train_swap(trainer); /* the average begins as the weights ... */
-    float *average = trainer->average;
-    for (size_t i = 0; average && i < learner_net_param_count(trainer->net); i++) {
-        const struct learner_param *param = learner_net_param(trainer->net, i);
-        memcpy(param->data, average, param->count * sizeof(float)); /* ... which stay */
-        average += param->count;
-    }
-    return DELTA_OK;
+    if (!st)
+        st = make_blocks(trainer, err);
+    if (!st)
+        learner_augment_place(&trainer->augment, trainer->net);
+    return st;
 }
 
 /* ---- the run ---- */

@@ -1,7 +1,9 @@
 /* What a training run is made of, as a checkpoint and as a moving average. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "delta/hash.h"
+#include "graph.h"
 #include "pool.h"
 #include "sources.h"
 #include "trainer.h"
@@ -60,6 +62,8 @@ enum delta_status learner_train_describe(struct trainer *trainer, struct delta_e
     learner_checkpoint_option(state, "mixup", "%.17g", options->mixup);
     learner_checkpoint_option(state, "model", "%s", start);
     learner_checkpoint_option(state, "momentum", "%.17g", options->momentum);
+    if (strcmp(learner_net_precision(trainer->net), "fp32") != 0)
+        learner_checkpoint_option(state, "precision", "%s", learner_net_precision(trainer->net));
     learner_checkpoint_option(state, "seed", "%llu", (unsigned long long)trainer->budget->seed);
     learner_checkpoint_option(state, "software", "%s", FROSTLINE_VERSION);
     learner_checkpoint_option(state, "threads", "%zu", learner_pool_size(trainer->budget->threads));
@@ -67,28 +71,74 @@ enum delta_status learner_train_describe(struct trainer *trainer, struct delta_e
     return DELTA_OK;
 }
 
-/* The payload in its order; free() *out. */
-static enum delta_status list_blocks(struct learner_checkpoint_block **out, size_t *count,
-                                     struct trainer *trainer, struct delta_error *err)
-{
-    const size_t params = learner_net_param_count(trainer->net);
-    const size_t slots = learner_sgd_slots(trainer->sgd);
-    struct learner_checkpoint_block *blocks = delta_calloc(params + slots + 1, sizeof *blocks);
-    size_t used = 0;
+/* The payload in its order, in host memory, and where each piece belongs. */
+struct payload {
+    struct learner_checkpoint_block *blocks;
+    float **places; /* [count]; the blocks' own data where the device's memory is the host's */
+    size_t count;
+    float *staged; /* NULL: nothing was copied */
+};
 
-    if (!blocks)
-        return delta_fail(err, DELTA_NO_MEMORY, "no memory for a checkpoint");
+static void payload_release(struct payload *payload)
+{
+    free(payload->blocks);
+    free(payload->places);
+    free(payload->staged);
+}
+
+static void list_blocks(struct payload *payload, struct trainer *trainer)
+{
+    struct learner_net *net = trainer->net;
+    const size_t params = learner_net_param_count(net), slots = learner_sgd_slots(trainer->sgd);
+
     for (size_t i = 0; i < params; i++) {
-        const struct learner_param *param = learner_net_param(trainer->net, i);
-        blocks[used++] = (struct learner_checkpoint_block){param->data, param->count};
+        const struct learner_param *param = learner_net_param(net, i);
+        payload->blocks[payload->count++] =
+            (struct learner_checkpoint_block){param->data, param->count};
     }
-    for (size_t i = 0; i < slots; i++, used++)
-        blocks[used].data = learner_sgd_velocity(trainer->sgd, i, &blocks[used].count);
-    if (trainer->average)
-        blocks[used++] = (struct learner_checkpoint_block){trainer->average, trainer->values};
-    *out = blocks;
-    *count = used;
-    return DELTA_OK;
+    for (size_t i = 0; i < slots; i++) {
+        struct learner_checkpoint_block *block = &payload->blocks[payload->count++];
+        block->data = learner_sgd_velocity(trainer->sgd, i, &block->count);
+    }
+    for (size_t i = 0; trainer->average && i < params; i++) {
+        const struct learner_param *param = learner_net_param(net, i);
+        payload->blocks[payload->count++] = (struct learner_checkpoint_block){
+            trainer->average + (param->data - net->values), param->count};
+    }
+    for (size_t i = 0; i < payload->count; i++)
+        payload->places[i] = payload->blocks[i].data;
+}
+
+/* fill: with what is there */
+static enum delta_status payload_init(struct payload *payload, struct trainer *trainer, bool fill,
+                                      struct delta_error *err)
+{
+    struct learner_net *net = trainer->net;
+    const size_t room = 2 * learner_net_param_count(net) + learner_sgd_slots(trainer->sgd);
+    size_t floats = 0;
+
+    payload->blocks = delta_calloc(room, sizeof *payload->blocks);
+    payload->places = delta_calloc(room, sizeof *payload->places);
+    if (!payload->blocks || !payload->places)
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory for a checkpoint");
+    list_blocks(payload, trainer);
+    if (!net->device->ops->remote)
+        return DELTA_OK;
+    for (size_t i = 0; i < payload->count; i++)
+        floats += payload->blocks[i].count;
+    payload->staged = delta_calloc(floats, sizeof *payload->staged);
+    if (!payload->staged)
+        return delta_fail(err, DELTA_NO_MEMORY, "no memory for a checkpoint");
+    floats = 0;
+    for (size_t i = 0; i < payload->count; i++) {
+        struct learner_checkpoint_block *block = &payload->blocks[i];
+        block->data = payload->staged + floats;
+        floats += block->count;
+        if (fill)
+            learner_device_download(net->device, block->data, payload->places[i],
+                                    block->count * sizeof *block->data);
+    }
+    return learner_device_sync(net->device, err);
 }
 
 static bool is_finite(const struct learner_checkpoint_block *block)
@@ -118,35 +168,36 @@ static enum delta_status check_blocks(const struct trainer *trainer,
 
 enum delta_status learner_train_save(struct trainer *trainer, struct delta_error *err)
 {
-    struct learner_checkpoint_block *blocks = NULL;
-    size_t count = 0;
-    enum delta_status st = list_blocks(&blocks, &count, trainer, err);
+    struct payload payload = {NULL};
+    enum delta_status st = payload_init(&payload, trainer, true, err);
 
     trainer->state.step = trainer->status.step;
     trainer->state.steps = trainer->status.steps;
     trainer->state.microbatch = trainer->micro;
     if (!st)
-        st = check_blocks(trainer, blocks, count, err);
+        st = check_blocks(trainer, payload.blocks, payload.count, err);
     if (!st)
-        st = learner_checkpoint_save(&trainer->state, blocks, count, trainer->options->checkpoint,
-                                     err);
-    free(blocks);
+        st = learner_checkpoint_save(&trainer->state, payload.blocks, payload.count,
+                                     trainer->options->checkpoint, err);
+    payload_release(&payload);
     return st;
 }
 
 enum delta_status learner_train_load(struct trainer *trainer, struct learner_checkpoint_file *file,
                                      struct delta_error *err)
 {
-    struct learner_checkpoint_block *blocks = NULL;
-    size_t count = 0;
-    enum delta_status st = list_blocks(&blocks, &count, trainer, err);
+    struct payload payload = {NULL};
+    enum delta_status st = payload_init(&payload, trainer, false, err);
 
     if (!st)
-        st = learner_checkpoint_read(file, blocks, count, err);
+        st = learner_checkpoint_read(file, payload.blocks, payload.count, err);
     if (!st)
-        st = check_blocks(trainer, blocks, count, err);
+        st = check_blocks(trainer, payload.blocks, payload.count, err);
+    for (size_t i = 0; !st && payload.staged && i < payload.count; i++)
+        learner_device_upload(trainer->net->device, payload.places[i], payload.blocks[i].data,
+                              payload.blocks[i].count * sizeof(float));
     learner_net_changed(trainer->net);
-    free(blocks);
+    payload_release(&payload);
     return st;
 }
 
@@ -157,33 +208,19 @@ void learner_train_average(struct trainer *trainer)
     const double age = (double)trainer->status.step;
     const double young = (1 + age) / (10 + age);
     const double decay = young < trainer->options->ema ? young : trainer->options->ema;
-    const float keep = (float)decay, take = (float)(1 - decay);
-    float *average = trainer->average;
+    const struct learner_net *net = trainer->net;
 
-    if (!average)
-        return;
-    for (size_t i = 0; i < learner_net_param_count(trainer->net); i++) {
-        const struct learner_param *param = learner_net_param(trainer->net, i);
-        for (size_t k = 0; k < param->count; k++)
-            average[k] = keep * average[k] + take * param->data[k];
-        average += param->count;
-    }
+    if (trainer->average)
+        learner_device_blend(net->device, trainer->average, net->values, (float)decay,
+                             (float)(1 - decay), net->value_count);
 }
 
 void learner_train_swap(struct trainer *trainer)
 {
-    float *average = trainer->average;
+    struct learner_net *net = trainer->net;
 
-    if (!average)
+    if (!trainer->average)
         return;
-    learner_net_changed(trainer->net);
-    for (size_t i = 0; i < learner_net_param_count(trainer->net); i++) {
-        const struct learner_param *param = learner_net_param(trainer->net, i);
-        for (size_t k = 0; k < param->count; k++) {
-            const float kept = param->data[k];
-            param->data[k] = average[k];
-            average[k] = kept;
-        }
-        average += param->count;
-    }
+    learner_net_changed(net);
+    learner_device_swap(net->device, net->values, trainer->average, net->value_count);
 }

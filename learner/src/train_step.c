@@ -1,32 +1,20 @@
 /* One step of a training run. */
-#include <stdint.h>
-#include <string.h>
-
 #include "gather.h"
-#include "learner/loss.h"
+#include "graph.h"
+#include "net_device.h"
 #include "trainer.h"
 
 enum stream { STREAM_AUGMENT = 12 };
 
-/* Exponent of all ones: infinite or NaN. */
-static bool all_finite(const float *data, size_t count)
-{
-    uint32_t bad = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, data + i, sizeof bits);
-        bad |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    return !bad;
-}
-
 /* Gradients come from the back: the last layer that is wrong is where it began. */
 static enum delta_status check_gradients(struct learner_net *net, struct delta_error *err)
 {
+    if (net->device->ops->remote && /* one question instead of a hundred */
+        learner_device_finite(net->device, net->grads, net->grad_count))
+        return learner_device_sync(net->device, err);
     for (size_t i = learner_net_param_count(net); i-- > 0;) {
         const struct learner_param *param = learner_net_param(net, i);
-        if (param->grad && !all_finite(param->grad, param->count))
+        if (param->grad && !learner_device_finite(net->device, param->grad, param->count))
             return delta_fail(err, DELTA_NONFINITE,
                               "the gradient of '%s' holds a number that is not finite",
                               param->name);
@@ -59,10 +47,10 @@ static size_t count_correct(const struct learner_net *net, const int32_t *labels
 static enum delta_status run_pass(struct trainer *trainer, const uint32_t *index, size_t n,
                                   size_t whole, struct learner_rng *rng, struct delta_error *err)
 {
-    const double smoothing = trainer->options->label_smoothing;
-    const size_t classes = learner_net_class_count(trainer->net);
-    const double share =
-        learner_augment_load(&trainer->augment, learner_net_input(trainer->net), index, n, rng);
+    struct learner_augment *augment = &trainer->augment;
+    float *input = augment->placed ? NULL : learner_net_input(trainer->net);
+    const double share = learner_augment_load(augment, input, index, n, rng);
+    struct learner_loss_sum sum;
     enum delta_status st;
 
     for (size_t i = 0; i < n; i++) {
@@ -72,14 +60,18 @@ static enum delta_status run_pass(struct trainer *trainer, const uint32_t *index
     st = learner_net_forward(trainer->net, n, LEARNER_TRAIN, err);
     if (st)
         return st;
-    const double loss =
-        learner_loss_soft(learner_net_logits(trainer->net), trainer->labels,
-                          share < 1 ? trainer->others : NULL, share, smoothing, n, classes,
-                          (double)n / (double)whole, learner_net_logits_grad(trainer->net));
-    if (!(loss - loss == 0))
+    learner_net_loss(trainer->net,
+                     &(struct learner_loss){.labels = trainer->labels,
+                                            .soft = true,
+                                            .others = share < 1 ? trainer->others : NULL,
+                                            .share = share,
+                                            .smoothing = trainer->options->label_smoothing,
+                                            .scale = (double)n / (double)whole},
+                     n, &sum);
+    if (!(sum.loss - sum.loss == 0))
         return delta_fail(err, DELTA_NONFINITE, "the loss is not a finite number");
-    trainer->loss_sum += loss * (double)n;
-    trainer->correct += (double)count_correct(trainer->net, trainer->labels, n);
+    trainer->loss_sum += sum.loss * (double)n;
+    trainer->correct += (double)sum.correct;
     trainer->seen += n;
     return learner_net_backward(trainer->net, n, err);
 }

@@ -22,9 +22,8 @@ struct trainer {
     struct learner_sgd *sgd;
     struct learner_augment augment;
     size_t micro;     /* images per pass; several passes make a batch when memory is short */
-    float *sum;       /* [values] gradients of the earlier passes of a step; NULL: one pass */
-    float *average;   /* [values] moving average; NULL: none */
-    size_t values;    /* elements of all parameters and statistics */
+    float *sum;       /* gradients of the earlier passes of a step (gather.h); NULL: one pass */
+    float *average;   /* moving average, laid out as the net's values; NULL: none */
     int32_t *outputs; /* [samples] */
     int32_t *labels, *others; /* [micro] */
     bool *is_held;            /* [samples] */

@@ -8,8 +8,8 @@
 #include "delta/clock.h"
 #include "embed.h"
 #include "gather.h"
-#include "learner/loss.h"
 #include "learner/optim.h"
+#include "net_device.h"
 #include "rng.h"
 
 /* For what a frozen prefix makes of the images, in memory; what does not fit goes to a file. Under
@@ -58,6 +58,8 @@ enum delta_status learner_start_rows(struct learner_task *task, struct delta_err
 
 static void tuner_release(struct tuner *tuner)
 {
+    if (tuner->net)
+        learner_gather_free(tuner->net, tuner->sum);
     learner_net_free(tuner->net);
     learner_samples_release(&tuner->pool);
     learner_embedding_release(&tuner->teacher);
@@ -66,7 +68,6 @@ static void tuner_release(struct tuner *tuner)
     free(tuner->labels);
     free(tuner->order);
     free(tuner->targets);
-    free(tuner->sum);
 }
 
 /* What is frozen in every phase; NULL: nothing is. */
@@ -126,16 +127,16 @@ static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *ta
     tuner->micro = micro;
     tuner->patient = *task->budget;
     tuner->patient.deadline_ms = 0;
-    if (!st && micro < task->options->batch) {
-        tuner->sum = delta_calloc_aligned(learner_model_bytes(task->model), 1);
-        if (!tuner->sum)
-            st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
-    }
     learner_rng_init(&tuner->rng, task->budget->seed, STREAM_ORDER);
     if (!st && replay && task->replay->count)
         st = learner_samples_append(&tuner->pool, task->replay, err);
     if (!st)
         st = learner_net_new(&tuner->net, task->model, &options, err);
+    if (!st && micro < task->options->batch) {
+        tuner->sum = learner_gather_new(tuner->net);
+        if (!tuner->sum)
+            st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
+    }
     if (!st)
         st = make_cache(tuner, epochs, err);
     if (!st && distil) {
@@ -159,22 +160,23 @@ static void loss_gradient(struct tuner *tuner, const uint32_t *index, size_t n, 
 {
     const double share = (double)n / (double)whole;
     const struct learner_increment_options *options = tuner->task->options;
-    const size_t classes = learner_net_class_count(tuner->net);
     const size_t old = tuner->task->base->class_count;
-    const float *logits = learner_net_logits(tuner->net);
-    float *grad = learner_net_logits_grad(tuner->net);
+    struct learner_loss_sum sum;
     int32_t labels[1024];
 
     for (size_t i = 0; i < n; i++)
         labels[i] = tuner->labels[index[i]];
-    learner_loss_ce(logits, labels, NULL, n, classes, share, grad);
-    if (!distil)
-        return;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; distil && i < n; i++)
         memcpy(tuner->targets + i * old, tuner->teacher.logits + index[i] * old,
                old * sizeof *tuner->targets);
-    learner_loss_kd(logits, tuner->targets, n, classes, old, options->temperature,
-                    share * options->kd_weight, grad);
+    learner_net_loss(tuner->net,
+                     &(struct learner_loss){.labels = labels,
+                                            .scale = share,
+                                            .teacher = distil ? tuner->targets : NULL,
+                                            .old = old,
+                                            .temperature = options->temperature,
+                                            .kd_scale = share * options->kd_weight},
+                     n, &sum);
 }
 
 /* From the cache when it has all of these images; else the whole way, and they are kept. */

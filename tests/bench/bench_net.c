@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "learner/loss.h"
+#include "net_device.h"
 #include "rng.h"
 
 const struct bench_net_row bench_nets[] = {{"resnet18", 64, "ResNet-18 w64"},
@@ -98,15 +98,18 @@ void bench_net_release(struct bench_net *bench)
 enum delta_status bench_net_run(struct bench_net *bench, struct delta_error *err)
 {
     struct learner_net *net = bench->net;
+    struct learner_loss_sum sum;
     enum delta_status st =
         learner_net_forward(net, net->batch, bench->train ? LEARNER_TRAIN : LEARNER_INFER, err);
 
     if (st || !bench->train)
         return st;
-    learner_loss_ce(learner_net_logits(net), bench->labels, NULL, net->batch, net->class_count, 1,
-                    learner_net_logits_grad(net));
+    net->stage.input_there = true; /* on a GPU the images stay there, as PyTorch's do */
+    learner_net_loss(net, &(struct learner_loss){.labels = bench->labels, .scale = 1}, net->batch,
+                     &sum);
     st = learner_net_backward(net, net->batch, err);
-    if (!st)
-        learner_sgd_step(bench->sgd, 0.01);
-    return st;
+    if (st)
+        return st;
+    learner_sgd_step(bench->sgd, 0.01);
+    return learner_device_sync(net->device, err);
 }

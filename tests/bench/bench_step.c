@@ -62,18 +62,19 @@ static enum delta_status serve(const struct bench_net_options *options, struct d
 {
     const long before_kb = high_water_kb();
     struct bench_net bench;
-    char line[64];
+    char line[64], name[32];
     enum delta_status st = bench_net_init(&bench, options, err);
 
     if (st)
         return st;
+    snprintf(name, sizeof name, "%s %s", learner_net_device(bench.net),
+             learner_net_precision(bench.net));
     for (int warm = 0; !st && warm < 2; warm++)
         st = bench_net_run(&bench, err);
     if (!st)
         say(json_pack("{s:s, s:I, s:s, s:f, s:I}", "version", FROSTLINE_VERSION, "imported_kb",
-                      (json_int_t)before_kb, "device", learner_net_device(bench.net), "flops",
-                      bench_net_flops(&bench), "planned_bytes",
-                      (json_int_t)learner_net_memory_bytes(bench.net)));
+                      (json_int_t)before_kb, "device", name, "flops", bench_net_flops(&bench),
+                      "planned_bytes", (json_int_t)learner_net_memory_bytes(bench.net)));
     while (!st && fgets(line, sizeof line, stdin)) {
         const long runs = strtol(line, NULL, 10);
         if (!strcmp(line, "memory\n"))
@@ -104,8 +105,8 @@ int main(int argc, char **argv)
          false},
         {"threads", DELTA_OPT_INT, &threads, "N", "threads; 0: all cores", NULL, NULL, 0, 64,
          false},
-        {"device", DELTA_OPT_CHOICE, &device, "NAME", "ref, blas, cuda or auto", NULL,
-         "ref|blas|cuda|auto", 0, 0, false},
+        {"device", DELTA_OPT_TEXT, &device, "NAME", "ref, cpu, cuda, cuda:tf32, cuda:bf16 or auto",
+         NULL, NULL, 0, 0, false},
         {0}};
     struct delta_error err = DELTA_ERROR_INIT;
     int first;

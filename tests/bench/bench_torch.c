@@ -17,7 +17,7 @@
 
 struct settings {
     struct delta_opt_list pythons;
-    const char *network, *job, *variant, *script, *step, *device;
+    const char *network, *job, *variant, *script, *step, *device, *precision;
     int64_t rounds, batch, side, threads;
     double turn_seconds;
     bool json, markdown;
@@ -54,34 +54,32 @@ static enum delta_status start(struct bench_child *child, const struct settings 
                                const struct bench_row *row, const char *python, const char *variant,
                                struct delta_error *err)
 {
-    char width[16], batch[24], side[24], threads[24];
+    char width[16], batch[24], side[24], threads[24], place[32];
     const char *job = row->job == BENCH_TRAIN ? "train" : "infer";
-    char *argv[24];
+    char *argv[32];
     size_t count = 0;
 
     snprintf(width, sizeof width, "%u", row->net->width);
     snprintf(batch, sizeof batch, "%zu", row->batch);
     snprintf(side, sizeof side, "%lld", (long long)settings->side);
     snprintf(threads, sizeof threads, "%lld", (long long)settings->threads);
-    const char *const common[] = {"--network",
-                                  row->net->name,
-                                  "--width",
-                                  width,
-                                  "--job",
-                                  job,
-                                  "--batch",
-                                  batch,
-                                  "--side",
-                                  side,
-                                  "--threads",
-                                  threads,
-                                  variant ? "--variant" : "--device",
-                                  variant ? variant : settings->device};
+    const char *const common[] = {"--network", row->net->name, "--width", width,    "--job",
+                                  job,         "--batch",      batch,     "--side", side,
+                                  "--threads", threads};
+    const char *const theirs[] = {"--variant",   variant,
+                                  "--device",    strcmp(settings->device, "cuda") ? "cpu" : "cuda",
+                                  "--precision", settings->precision};
+    const char *const mine[] = {"--device", place};
     argv[count++] = (char *)(python ? python : settings->step);
     if (python)
         argv[count++] = (char *)settings->script;
     for (size_t i = 0; i < sizeof common / sizeof *common; i++)
         argv[count++] = (char *)common[i];
+    snprintf(place, sizeof place, "%s:%s", settings->device, settings->precision);
+    for (size_t i = 0; variant && i < sizeof theirs / sizeof *theirs; i++)
+        argv[count++] = (char *)theirs[i];
+    for (size_t i = 0; !variant && i < sizeof mine / sizeof *mine; i++)
+        argv[count++] = (char *)mine[i];
     argv[count] = NULL;
     return bench_child_start(child, argv, python != NULL, err);
 }
@@ -309,7 +307,8 @@ int main(int argc, char **argv)
                          .side = 32,
                          .threads = 2,
                          .turn_seconds = 1,
-                         .device = "auto",
+                         .device = "cpu",
+                         .precision = "fp32",
                          .script = FROSTLINE_BENCH_SCRIPT};
     struct delta_opt opts[] = {
         {"python", DELTA_OPT_LIST, &s.pythons, "PATH",
@@ -332,8 +331,11 @@ int main(int argc, char **argv)
          512, false},
         {"threads", DELTA_OPT_INT, &s.threads, "N", "threads of both sides (2)", NULL, NULL, 1, 64,
          false},
-        {"device", DELTA_OPT_CHOICE, &s.device, "NAME", "ours: ref, blas, cuda or auto", NULL,
-         "ref|blas|cuda|auto", 0, 0, false},
+        {"device", DELTA_OPT_CHOICE, &s.device, "NAME", "both sides: cpu or cuda; ours alone: ref",
+         NULL, "cpu|cuda|ref", 0, 0, false},
+        {"precision", DELTA_OPT_CHOICE, &s.precision, "NAME",
+         "of a GPU's arithmetic, both sides; PyTorch: allow_tf32, autocast (fp32)", NULL,
+         "fp32|tf32|bf16", 0, 0, false},
         {"markdown", DELTA_OPT_FLAG, &s.markdown, NULL, "the table of PERFORMANCE.md", NULL, NULL,
          0, 0, false},
         {"json", DELTA_OPT_FLAG, &s.json, NULL, "one JSON object on stdout", NULL, NULL, 0, 0,

@@ -30,6 +30,8 @@ def arguments():
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32")
     return parser.parse_args()
 
 
@@ -55,6 +57,23 @@ def mobilenet_v2(torch, torchvision, classes):
     net.features[0][0].stride = (1, 1)
     net.features[2].conv[1][0].stride = (1, 1)
     return net
+
+
+def on_device(torch, run, options):
+    """The run in the precision asked for, waited for."""
+    if options.device == "cpu":
+        return run
+    tf32 = options.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+
+    def waited():
+        with torch.autocast("cuda", torch.bfloat16, enabled=options.precision == "bf16"):
+            run()
+        torch.cuda.synchronize()
+
+    return waited
 
 
 def train_run(torch, net, images, labels):
@@ -111,13 +130,15 @@ def main():
     else:
         net = mobilenet_v2(torch, torchvision, options.classes)
     net.train(options.job == "train")
-    images = torch.randn(options.batch, 3, options.side, options.side)
+    net = net.to(options.device)
+    images = torch.randn(options.batch, 3, options.side, options.side).to(options.device)
     net, images = prepared(torch, net, images, options)
-    labels = torch.arange(options.batch) % options.classes
+    labels = (torch.arange(options.batch) % options.classes).to(options.device)
     if options.job == "train":
         run = train_run(torch, net, images, labels)
     else:
         run = infer_run(torch, net, images)
+    run = on_device(torch, run, options)
     run()
     run()
     print(json.dumps({"version": torch.__version__, "imported_kb": imported_kb}), flush=True)

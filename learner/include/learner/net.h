@@ -16,17 +16,25 @@ enum learner_mode {
 };
 
 struct learner_net_options {
-    const char *device; /* "ref" | "blas" | "cuda" | "auto"; NULL = auto */
-    size_t batch;       /* largest n; 0 = 64 */
-    int threads;        /* 0 = all cores */
-    bool train;         /* false: no gradients, no kept activations */
+    /* "cpu" (which is "blas"), "cuda" (an NVIDIA GPU), "auto": the GPU if there is one, else the
+     * CPU; "ref": the slow oracle. "cuda" and "auto" take a precision behind a colon: "cuda:tf32",
+     * "cuda:bf16"; weights stay float32. NULL = auto */
+    const char *device;
+    size_t batch; /* largest n; 0 = 64 */
+    int threads;  /* 0 = all cores */
+    bool train;   /* false: no gradients, no kept activations */
     /* Trains under the freeze marks of this model's tensors: no gradient is computed for a frozen
      * filter or tensor, none goes below the lowest layer that learns, and frozen batch norms are
      * part of their convolutions. Only read by learner_net_new. NULL: everything learns */
     const struct delta_model *plan;
 };
 
-/* One parameter or running statistic; views into the net's blocks. */
+/* True when `device` lets a GPU be used and this build could use one, but there is none: why says
+ * what is missing. Asks the hardware: once per program is enough. */
+bool learner_device_missing(char *why, size_t size, const char *device);
+
+/* One parameter or running statistic; views into the net's blocks. On a GPU these are places in its
+ * memory: only learner_net_get and learner_net_put may look there. */
 struct learner_param {
     const char *name; /* torchvision's */
     float *data;
@@ -57,18 +65,24 @@ DELTA_MUST_USE enum delta_status learner_net_plan_bytes(size_t *bytes, size_t *p
                                                         const struct learner_net_options *options,
                                                         struct delta_error *err);
 
-const char *learner_net_device(const struct learner_net *net);
+const char *learner_net_device(const struct learner_net *net);    /* "blas" */
+const char *learner_net_precision(const struct learner_net *net); /* "fp32", "tf32", "bf16" */
 size_t learner_net_batch(const struct learner_net *net);
 size_t learner_net_class_count(const struct learner_net *net);
 size_t learner_net_feature_count(const struct learner_net *net); /* d: input of the head */
 size_t learner_net_param_count(const struct learner_net *net);
 struct learner_param *learner_net_param(struct learner_net *net, size_t index);
 struct learner_param *learner_net_find(struct learner_net *net, const char *name);
+/* Numbers of a parameter or its gradient, wherever they are: count floats from and to any place
+ * within param->data or param->grad. Failures of the hardware are told by the next pass. */
+void learner_net_get(const struct learner_net *net, float *out, const float *from, size_t count);
+void learner_net_put(struct learner_net *net, float *to, const float *values, size_t count);
 /* To be called after writing to a parameter's data and before the next pass: what was derived from
  * the weights (packed, transformed, folded) is made anew. The optimiser does so itself. */
 void learner_net_changed(struct learner_net *net);
 size_t learner_net_memory_bytes(const struct learner_net *net); /* all blocks together */
 
+/* Host memory, as are logits, features and the logits' gradient. */
 float *learner_net_input(struct learner_net *net); /* [batch, h, w, c], to be filled */
 
 /* fails    NONFINITE names the layer when an output is NaN or infinite; INTERNAL in mode TRAIN

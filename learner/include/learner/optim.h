@@ -14,7 +14,8 @@ struct learner_sgd_options {
 
 struct learner_sgd;
 
-/* plan: tensors of this model say which elements are frozen; NULL = none. Borrowed until free. */
+/* net: borrowed, must outlive *out. plan: tensors of this model say which elements are frozen; NULL
+ * = none. Borrowed until free. */
 DELTA_MUST_USE enum delta_status learner_sgd_new(struct learner_sgd **out, struct learner_net *net,
                                                  const struct delta_model *plan,
                                                  const struct learner_sgd_options *options,
@@ -23,7 +24,8 @@ void learner_sgd_free(struct learner_sgd *sgd);
 void learner_sgd_step(struct learner_sgd *sgd, double lr);
 
 /* The optimiser's whole memory, for a checkpoint: one velocity per learning parameter.
- * learner_sgd_velocity: index < slots; *count elements, which the caller may read and set. */
+ * learner_sgd_velocity: index < slots; *count elements, which the caller may read and set as it
+ * does a parameter's data. */
 size_t learner_sgd_slots(const struct learner_sgd *sgd);
 float *learner_sgd_velocity(struct learner_sgd *sgd, size_t index, size_t *count);
 

@@ -1,5 +1,7 @@
 /* Every operation, one row of a table each: `ref` against finite differences, `blas` with each of
- * its kernel sets and thread counts against `ref` within the row's tolerance. */
+ * its kernel sets and thread counts against `ref` within the row's tolerance, `cuda` against `ref`
+ * within a multiple of it. One source, two programs: with EMULATED, device `cuda` is the backend on
+ * a GPU that the processor plays, and that alone is tested. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -397,6 +399,8 @@ static void blas_agrees_with_ref(void **state)
     assert_true(sets >= 1);
 }
 
+#include "ops_cuda.h"
+
 /* The scalar that is differentiated: sum dy * y. */
 static double scalar(struct learner_device *ref, struct operation *o, const struct row *row,
                      enum learner_mode mode)
@@ -733,8 +737,19 @@ int main(void)
         cmocka_unit_test(lazy_is_the_whole),
         cmocka_unit_test(ref_adds_where_asked),
         cmocka_unit_test(blas_agrees_with_ref),
+        cmocka_unit_test(cuda_agrees_with_ref),
         cmocka_unit_test(forward_does_not_depend_on_threads_or_batch),
         cmocka_unit_test(inference_keeps_weights_until_they_change),
     };
+#ifdef EMULATED
+    const struct CMUnitTest emulated[] = {
+        cmocka_unit_test(cuda_agrees_with_ref),
+        cmocka_unit_test(cuda_agrees_without_the_library),
+        cmocka_unit_test(order_of_threads_changes_no_bit),
+    };
+    (void)tests;
+    return cmocka_run_group_tests(emulated, NULL, NULL);
+#else
     return cmocka_run_group_tests(tests, NULL, NULL);
+#endif
 }

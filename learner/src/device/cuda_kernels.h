@@ -1,0 +1,276 @@
+/* The arguments of our own kernels; what each computes stands above its body in
+ * cuda_kernels_body.h. Plain C, and C++ for the .cu files. Private to the folder.
+ *
+ * Activations are [rows, c], rows = n h w, in float32 or, where `narrow`, in bf16. They are looked
+ * at `width` channels at a time: 4 where c is a multiple of it, else 1. */
+#ifndef LEARNER_DEVICE_CUDA_KERNELS_H
+#define LEARNER_DEVICE_CUDA_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GPU_THREADS 256u   /* of every block */
+#define GPU_TILE 32u       /* widths that a block of a reduction spans */
+#define GPU_TAPS 49u       /* of a depthwise kernel, at most */
+#define GPU_STEP_SLOTS 40u /* parameters of one launch: arguments are 4 KB at most */
+#define GPU_STEP_PIECE (16 * GPU_THREADS)
+
+/* y = act(x * gain + offset + residual) */
+struct gpu_affine {
+    const void *x, *residual; /* residual NULL: none */
+    void *y;                  /* may be x */
+    const float *gain, *offset;
+    unsigned rows, c, width, narrow;
+    int act;
+};
+
+/* One block sums a tile of channels over a stretch of rows into partial [blocks of rows][2][c]. */
+struct gpu_moments {
+    const void *x;
+    const float *mean;
+    double *partial;
+    unsigned rows, c, width, narrow, row_blocks;
+};
+
+/* sums [2][c] = partial added up */
+struct gpu_total {
+    const double *partial;
+    double *sums;
+    unsigned row_blocks, count; /* numbers of a partial */
+};
+
+struct gpu_norm_finish {
+    const double *sums; /* NULL: the running statistics are used */
+    const float *scale, *shift;
+    float *mean, *var; /* running; updated when there are sums */
+    float *batch_mean, *inv_std, *gain, *offset;
+    double rows;
+    unsigned c;
+};
+
+struct gpu_norm_back {
+    const void *x, *y, *dy, *residual; /* y NULL: from x, gain, offset, residual; x NULL: hat = 0 */
+    void *dx, *dresidual;              /* dresidual NULL: not wanted; dx may be dy */
+    const float *batch_mean, *inv_std, *gain, *offset, *scale;
+    double *partial;        /* as moments: sum of g, sum of g * hat */
+    const double *sums;     /* apply: those, added up; NULL: statistics are constants */
+    float *dscale, *dshift; /* apply: written by its first block; NULL: not wanted */
+    unsigned rows, c, width, narrow, row_blocks;
+    int act;
+    bool dx_add, dresidual_add;
+};
+
+struct gpu_norm_grads {
+    const double *sums;
+    float *dscale, *dshift;
+    unsigned c;
+};
+
+struct gpu_window {
+    unsigned n, c, h, w, out_h, out_w, kernel, stride, pad;
+};
+
+struct gpu_pool { /* x narrow perhaps, y float32 */
+    const void *x;
+    float *y;
+    unsigned n, c, plane, narrow;
+};
+struct gpu_pool_back {
+    const float *dy;
+    void *dx;
+    unsigned n, c, plane, narrow;
+    bool add;
+};
+
+struct gpu_max_pool {
+    struct gpu_window window;
+    const void *x, *dy;
+    void *y, *dx;
+    unsigned narrow;
+    bool add;
+};
+
+struct gpu_depthwise {
+    struct gpu_window window;
+    const void *x, *dy;
+    void *y, *dx;
+    const float *weight;            /* [c, k, k] */
+    const float *x_gain, *x_offset; /* NULL: x itself */
+    int x_act;
+    unsigned narrow;
+    bool add;
+    /* weight gradients: partial [blocks of rows][channels][k k], of the live channels */
+    double *partial;
+    const uint32_t *live;
+    unsigned channels, row_blocks;
+};
+
+struct gpu_depthwise_total {
+    const double *partial;
+    float *dweight; /* [c, k, k] */
+    const uint32_t *live;
+    unsigned channels, taps, row_blocks;
+};
+
+/* to [co, k k, ci] = from [co, ci, k k] */
+struct gpu_pack {
+    const float *from;
+    void *to;
+    unsigned co, ci, taps, narrow;
+};
+/* to [live[i], ci, k k] = from [i, k k, ci] */
+struct gpu_unpack {
+    const void *from;
+    float *to;
+    const uint32_t *live; /* NULL: all */
+    unsigned count, ci, taps, narrow;
+};
+
+/* to [rows, live] = from [rows, c] */
+struct gpu_choose {
+    const void *from;
+    void *to;
+    const uint32_t *live;
+    unsigned rows, c, count, narrow;
+};
+
+/* patches [images out_h out_w, k k, c] of images `first`..; 0 outside */
+struct gpu_patches {
+    struct gpu_window window; /* n: images of this piece */
+    const void *x;            /* of the first of them */
+    void *patches;
+    const float *x_gain, *x_offset;
+    int x_act;
+    unsigned narrow;
+};
+/* dx = patches added up where they came from */
+struct gpu_unpatch {
+    struct gpu_window window;
+    const void *patches;
+    void *dx;
+    unsigned narrow;
+    bool add;
+};
+
+/* y [rows, c] = bias */
+struct gpu_bias {
+    const float *bias;
+    float *y;
+    unsigned rows, c;
+};
+/* dbias [c] = columns added up */
+struct gpu_columns {
+    const float *dy;
+    float *dbias;
+    unsigned rows, c;
+};
+
+/* sum += more, either of both types */
+struct gpu_add {
+    void *sum;
+    const void *more;
+    size_t count;
+    unsigned narrow;
+};
+struct gpu_blend {
+    float *average;
+    const float *values;
+    size_t count;
+    float keep, take;
+};
+struct gpu_swap {
+    float *a, *b;
+    size_t count;
+};
+struct gpu_finite {
+    const void *data;
+    size_t count;
+    unsigned *bad; /* set to 1 */
+    unsigned narrow;
+};
+struct gpu_convert { /* float32 to bf16, or back */
+    const void *from;
+    void *to;
+    size_t count;
+    unsigned narrow_to; /* else narrow from */
+};
+
+struct gpu_step {
+    struct {
+        float *values, *velocity;
+        const float *grad;
+        const uint8_t *live;
+        size_t count;
+        float decay;
+        unsigned first_block; /* of GPU_STEP_PIECE elements each */
+    } slots[GPU_STEP_SLOTS];
+    unsigned count;
+    float lr, momentum;
+    bool nesterov;
+};
+
+/* One block a row. out [n][3]: loss, distillation loss, 1 when the largest logit is the label's */
+struct gpu_loss {
+    const float *logits, *offset, *teacher;
+    const int32_t *labels, *others;
+    float *grad;
+    double *out;
+    unsigned n, classes, old;
+    double share, smoothing, scale, temperature, kd_scale;
+    bool soft;
+};
+
+struct gpu_view { /* as struct learner_view */
+    uint32_t index;
+    int16_t dx, dy, cut_left, cut_top;
+    uint8_t mirror, cut;
+};
+struct gpu_load {
+    const uint8_t *pixels;        /* [images, c, h, w] */
+    const struct gpu_view *views; /* [n] */
+    const float *table;           /* [c][256] */
+    void *input;                  /* [n, h, w, c] */
+    unsigned n, c, h, w, side, narrow;
+    uint8_t fill[4];
+    float share;
+};
+
+/* Kernel and arguments. */
+#define GPU_KERNELS(X)                                                                             \
+    X(affine, gpu_affine)                                                                          \
+    X(moments, gpu_moments)                                                                        \
+    X(total, gpu_total)                                                                            \
+    X(norm_finish, gpu_norm_finish)                                                                \
+    X(norm_back_sums, gpu_norm_back)                                                               \
+    X(norm_back, gpu_norm_back)                                                                    \
+    X(norm_grads, gpu_norm_grads)                                                                  \
+    X(pool, gpu_pool)                                                                              \
+    X(pool_back, gpu_pool_back)                                                                    \
+    X(max_pool, gpu_max_pool)                                                                      \
+    X(max_pool_back, gpu_max_pool)                                                                 \
+    X(depthwise, gpu_depthwise)                                                                    \
+    X(depthwise_data, gpu_depthwise)                                                               \
+    X(depthwise_filter, gpu_depthwise)                                                             \
+    X(depthwise_total, gpu_depthwise_total)                                                        \
+    X(pack, gpu_pack)                                                                              \
+    X(unpack, gpu_unpack)                                                                          \
+    X(choose, gpu_choose)                                                                          \
+    X(patches, gpu_patches)                                                                        \
+    X(unpatch, gpu_unpatch)                                                                        \
+    X(bias, gpu_bias)                                                                              \
+    X(columns, gpu_columns)                                                                        \
+    X(add, gpu_add)                                                                                \
+    X(blend, gpu_blend)                                                                            \
+    X(swap, gpu_swap)                                                                              \
+    X(finite, gpu_finite)                                                                          \
+    X(convert, gpu_convert)                                                                        \
+    X(step, gpu_step)                                                                              \
+    X(loss, gpu_loss)                                                                              \
+    X(load, gpu_load)
+
+#define GPU_KERNEL_NAME(name, args) GPU_KERNEL_##name,
+enum gpu_kernel { GPU_KERNELS(GPU_KERNEL_NAME) GPU_KERNEL_COUNT };
+#undef GPU_KERNEL_NAME
+
+#endif

@@ -1,0 +1,250 @@
+/* Kernels of the optimiser, the loss and the images. Part of cuda_kernels_body.h. */
+#ifndef LEARNER_DEVICE_CUDA_KERNELS_TRAIN_H
+#define LEARNER_DEVICE_CUDA_KERNELS_TRAIN_H
+
+#include "cuda_kernels_body.h"
+
+/* ---- vectors ---- */
+
+GPU_KERNEL(add, gpu_add)
+{
+    GPU_EACH (i, a.count)
+        gpu_put(a.sum, i, a.narrow, gpu_get(a.sum, i, a.narrow) + gpu_get(a.more, i, a.narrow));
+}
+
+GPU_KERNEL(blend, gpu_blend)
+{
+    GPU_EACH (i, a.count)
+        a.average[i] = a.keep * a.average[i] + a.take * a.values[i];
+}
+
+GPU_KERNEL(swap, gpu_swap)
+{
+    GPU_EACH (i, a.count) {
+        const float kept = a.a[i];
+        a.a[i] = a.b[i];
+        a.b[i] = kept;
+    }
+}
+
+GPU_KERNEL(finite, gpu_finite)
+{
+    GPU_EACH (i, a.count)
+        if (gpu_is_bad(gpu_get(a.data, i, a.narrow)))
+            *a.bad = 1; /* whoever comes, it is the same */
+}
+
+GPU_KERNEL(convert, gpu_convert)
+{
+    GPU_EACH (i, a.count)
+        gpu_put(a.to, i, a.narrow_to, gpu_get(a.from, i, !a.narrow_to));
+}
+
+/* SGD as optim.h says, of many parameters at once. */
+GPU_KERNEL(step, gpu_step)
+{
+    unsigned s = 0;
+
+    (void)blocks;
+    while (s + 1 < a.count && a.slots[s + 1].first_block <= block)
+        s++;
+    const size_t first = (size_t)(block - a.slots[s].first_block) * GPU_STEP_PIECE;
+    const size_t left = a.slots[s].count - first;
+    const size_t end = first + (left < GPU_STEP_PIECE ? left : GPU_STEP_PIECE);
+    float *w = a.slots[s].values, *v = a.slots[s].velocity;
+    GPU_EACH_THREAD (t)
+        for (size_t i = first + t; i < end; i += GPU_THREADS) {
+            if (a.slots[s].live && !a.slots[s].live[i])
+                continue;
+            const float g = a.slots[s].grad[i] + a.slots[s].decay * w[i];
+            const float moved = a.momentum * v[i] + g;
+            v[i] = moved;
+            w[i] -= a.lr * (a.nesterov ? g + a.momentum * moved : moved);
+        }
+}
+
+/* ---- the loss ---- */
+
+GPU_INLINE double gpu_logit(const struct gpu_loss *a, size_t row, unsigned k)
+{
+    return (double)a->logits[row * a->classes + k] + (a->offset ? a->offset[k] : 0);
+}
+
+/* Largest logit, and the first place of it; then the largest with offset, of the old classes at
+ * the temperature, and of the teacher's. Then their log sum exp. */
+struct gpu_tops {
+    double top, with, old, teacher, row, kd;
+    unsigned best;
+};
+
+GPU_INLINE struct gpu_tops gpu_loss_tops(const struct gpu_loss *a, size_t row, unsigned t)
+{
+    struct gpu_tops mine;
+
+    mine.top = mine.with = mine.old = mine.teacher = -1.7e308;
+    mine.row = mine.kd = 0;
+    mine.best = a->classes;
+    for (unsigned k = t; k < a->classes; k += GPU_THREADS) {
+        const double v = a->logits[row * a->classes + k], w = gpu_logit(a, row, k);
+        if (v > mine.top || mine.best == a->classes) {
+            mine.top = v;
+            mine.best = k;
+        }
+        mine.with = w > mine.with ? w : mine.with;
+        if (!a->teacher || k >= a->old)
+            continue;
+        const double o = v / a->temperature,
+                     p = (double)a->teacher[row * a->old + k] / a->temperature;
+        mine.old = o > mine.old ? o : mine.old;
+        mine.teacher = p > mine.teacher ? p : mine.teacher;
+    }
+    return mine;
+}
+
+GPU_INLINE struct gpu_tops gpu_loss_sums(const struct gpu_loss *a, size_t row, unsigned t,
+                                         const struct gpu_tops *top)
+{
+    struct gpu_tops mine;
+
+    mine.with = mine.old = mine.teacher = 0;
+    mine.top = mine.row = mine.kd = 0;
+    mine.best = 0;
+    for (unsigned k = t; k < a->classes; k += GPU_THREADS) {
+        mine.with += exp(gpu_logit(a, row, k) - top->with);
+        if (!a->teacher || k >= a->old)
+            continue;
+        mine.old += exp((double)a->logits[row * a->classes + k] / a->temperature - top->old);
+        mine.teacher += exp((double)a->teacher[row * a->old + k] / a->temperature - top->teacher);
+    }
+    return mine;
+}
+
+/* Gradient of a row's classes, with the shares of the loss that belong to them. norm: log sum exps
+ */
+GPU_INLINE struct gpu_tops gpu_loss_grads(const struct gpu_loss *a, size_t row, unsigned t,
+                                          const struct gpu_tops *norm)
+{
+    const int label = a->labels[row];
+    const double rest = a->smoothing / (double)a->classes;
+    struct gpu_tops mine;
+
+    mine.with = mine.old = mine.teacher = 0;
+    mine.top = mine.row = mine.kd = 0;
+    mine.best = 0;
+    for (unsigned k = t; k < a->classes; k += GPU_THREADS) {
+        const double v = gpu_logit(a, row, k);
+        double target = a->soft ? rest : 0, g;
+        if ((int)k == label)
+            target += a->soft ? (1 - a->smoothing) * (a->others ? a->share : 1) : 1;
+        if (a->soft && a->others && (int)k == a->others[row])
+            target += (1 - a->smoothing) * (1 - a->share);
+        if (a->soft || (int)k == label)
+            mine.row += target * (norm->with - v);
+        g = a->scale * (exp(v - norm->with) - target) / (double)a->n;
+        if (!a->soft && label < 0)
+            g = 0;
+        float out = (float)g;
+        if (a->teacher && k < a->old) {
+            const double p =
+                exp((double)a->teacher[row * a->old + k] / a->temperature - norm->teacher);
+            const double log_q =
+                (double)a->logits[row * a->classes + k] / a->temperature - norm->old;
+            mine.kd -= p * log_q;
+            out += (float)(a->kd_scale * (exp(log_q) - p) / (a->temperature * (double)a->n));
+        }
+        a->grad[row * a->classes + k] = out;
+    }
+    return mine;
+}
+
+GPU_KERNEL(loss, gpu_loss)
+{
+    GPU_SHARED struct gpu_tops shared[GPU_THREADS];
+    GPU_SHARED struct gpu_tops top, norm;
+
+    (void)blocks;
+    GPU_EACH_THREAD (t)
+        shared[t] = gpu_loss_tops(&a, block, t);
+    GPU_EACH_THREAD (t) {
+        if (t != 0)
+            continue;
+        top = shared[0];
+        for (unsigned i = 1; i < GPU_THREADS; i++) {
+            const struct gpu_tops *o = &shared[i];
+            if (o->best < a.classes &&
+                (o->top > top.top || (o->top == top.top && o->best < top.best))) {
+                top.top = o->top;
+                top.best = o->best;
+            }
+            top.with = o->with > top.with ? o->with : top.with;
+            top.old = o->old > top.old ? o->old : top.old;
+            top.teacher = o->teacher > top.teacher ? o->teacher : top.teacher;
+        }
+    }
+    GPU_EACH_THREAD (t)
+        shared[t] = gpu_loss_sums(&a, block, t, &top);
+    GPU_EACH_THREAD (t) {
+        if (t != 0)
+            continue;
+        norm = shared[0];
+        for (unsigned i = 1; i < GPU_THREADS; i++) {
+            norm.with += shared[i].with;
+            norm.old += shared[i].old;
+            norm.teacher += shared[i].teacher;
+        }
+        norm.with = top.with + log(norm.with);
+        norm.old = top.old + log(norm.old);
+        norm.teacher = top.teacher + log(norm.teacher);
+    }
+    GPU_EACH_THREAD (t)
+        shared[t] = gpu_loss_grads(&a, block, t, &norm);
+    GPU_EACH_THREAD (t) {
+        double row = 0, kd = 0;
+        if (t != 0)
+            continue;
+        for (unsigned i = 0; i < GPU_THREADS; i++) {
+            row += shared[i].row;
+            kd += shared[i].kd;
+        }
+        a.out[3 * (size_t)block] = row;
+        a.out[3 * (size_t)block + 1] = kd;
+        a.out[3 * (size_t)block + 2] =
+            a.labels[block] >= 0 && top.best == (unsigned)a.labels[block];
+    }
+}
+
+/* ---- images ---- */
+
+GPU_INLINE float gpu_view_value(const struct gpu_load *a, const struct gpu_view *view, unsigned c,
+                                int x, int y)
+{
+    const int row = y + view->dy, moved = x + view->dx;
+    const int column = view->mirror ? (int)a->w - 1 - moved : moved;
+    const int side = (int)a->side;
+    uint8_t byte = 0;
+
+    if (row >= 0 && row < (int)a->h && column >= 0 && column < (int)a->w)
+        byte = a->pixels[(((size_t)view->index * a->c + c) * a->h + (unsigned)row) * a->w +
+                         (unsigned)column];
+    if (view->cut && x >= view->cut_left && x < view->cut_left + side && y >= view->cut_top &&
+        y < view->cut_top + side)
+        byte = a->fill[c];
+    return a->table[256 * c + byte];
+}
+
+GPU_KERNEL(load, gpu_load)
+{
+    const size_t plane = (size_t)a.h * a.w;
+
+    GPU_EACH (i, a.n * plane * a.c) {
+        const unsigned c = (unsigned)(i % a.c);
+        const size_t pixel = i / a.c, image = pixel / plane, other = a.n - 1 - image;
+        const int y = (int)(pixel % plane / a.w), x = (int)(pixel % plane % a.w);
+        float v = gpu_view_value(&a, &a.views[image], c, x, y);
+        if (a.share < 1 && other != image)
+            v = a.share * v + (1 - a.share) * gpu_view_value(&a, &a.views[other], c, x, y);
+        gpu_put(a.input, i, a.narrow, v);
+    }
+}
+
+#endif
