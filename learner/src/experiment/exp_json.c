@@ -139,6 +139,12 @@ static enum delta_status read_number(double *out, const struct exp_field *field,
     const bool whole = field->kind == EXP_INT || field->kind == EXP_INTS;
     const double number = json_number_value(value);
 
+    if (field->kind == EXP_BOOLS && json_is_boolean(value)) {
+        *out = json_is_true(value);
+        return DELTA_OK;
+    }
+    if (field->kind == EXP_BOOLS)
+        return exp_refuse(r->err, r->source, place, "true or false is wanted");
     if (!json_is_number(value) || (whole && !json_is_integer(value)))
         return exp_refuse(r->err, r->source, place, "%s is wanted",
                           whole ? "a whole number" : "a number");

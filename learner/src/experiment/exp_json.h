@@ -27,6 +27,7 @@ enum exp_kind {
     EXP_BOOL,    /* bool */
     EXP_INTS,    /* struct exp_numbers: one number or a list */
     EXP_REALS,   /* struct exp_numbers */
+    EXP_BOOLS,   /* struct exp_numbers of 0 and 1 */
     EXP_TEXTS,   /* struct exp_texts: one or a list */
     EXP_OBJECTS, /* read by the caller; list of objects */
     EXP_OBJECT   /* read by the caller */

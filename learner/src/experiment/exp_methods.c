@@ -8,7 +8,9 @@
 #include "method.h"
 
 #define VARIANTS_MAX 4096
-#define OPT(member) offsetof(struct learner_increment_options, member)
+#define OPT(member)                                                                                \
+    offsetof(struct learner_increment_options, member),                                            \
+        sizeof((struct learner_increment_options *)0)->member
 
 const struct exp_knob exp_knobs[] = {
     {"ratio", EXP_REALS, OPT(ratio), 0, 1, "share frozen in each layer"},
@@ -22,7 +24,43 @@ const struct exp_knob exp_knobs[] = {
     {"kd_weight", EXP_REALS, OPT(kd_weight), 0, 1000, "weight of distillation"},
     {"max_old_drop", EXP_REALS, OPT(max_old_drop), 0, 1, "guard: loss on old classes, 0..1"},
     {"min_new_recall", EXP_REALS, OPT(min_new_recall), 0, 1, "guard: recall of new ones, 0..1"},
-    {NULL, EXP_REALS, 0, 0, 0, NULL}};
+    {.name = NULL}};
+
+/* Reads or writes the member of a knob. */
+static struct exp_value get_knob(const struct learner_increment_options *options,
+                                 const struct exp_knob *knob)
+{
+    const void *at = (const char *)options + knob->offset;
+    struct exp_value value = {.set = true};
+
+    if (knob->kind == EXP_TEXTS)
+        value.text = *(const char *const *)at;
+    else if (knob->kind == EXP_REALS)
+        value.number = *(const double *)at;
+    else if (knob->kind == EXP_BOOLS)
+        value.number = *(const bool *)at;
+    else
+        value.number =
+            knob->size == sizeof(size_t) ? (double)*(const size_t *)at : *(const int *)at;
+    return value;
+}
+
+static void set_knob(struct learner_increment_options *options, const struct exp_knob *knob,
+                     const struct exp_value *value)
+{
+    void *at = (char *)options + knob->offset;
+
+    if (knob->kind == EXP_TEXTS)
+        *(const char **)at = value->text;
+    else if (knob->kind == EXP_REALS)
+        *(double *)at = value->number;
+    else if (knob->kind == EXP_BOOLS)
+        *(bool *)at = value->number != 0;
+    else if (knob->size == sizeof(size_t))
+        *(size_t *)at = (size_t)value->number;
+    else
+        *(int *)at = (int)value->number;
+}
 
 /* One entry of "methods" as read. */
 struct entry {
@@ -59,25 +97,9 @@ static void knob_text(char *out, size_t size, const struct exp_knob *knob,
                       const struct exp_value *value)
 {
     if (knob->kind == EXP_TEXTS)
-        snprintf(out, size, "%s=%s", knob->name, value->text);
+        snprintf(out, size, "%s=%s", knob->name, value->text ? value->text : "-");
     else
         snprintf(out, size, "%s=%.6g", knob->name, value->number);
-}
-
-size_t exp_variant_text(char *out, size_t size, const struct exp_variant *variant,
-                        const char *between)
-{
-    size_t used = 0;
-    char one[96];
-
-    out[0] = '\0';
-    for (size_t k = 0; exp_knobs[k].name && used < size; k++) {
-        if (!variant->knobs[k].set)
-            continue;
-        knob_text(one, sizeof one, &exp_knobs[k], &variant->knobs[k]);
-        used += (size_t)snprintf(out + used, size - used, "%s%s", used ? between : "", one);
-    }
-    return used < size ? used : size - 1;
 }
 
 struct learner_increment_options exp_variant_options(const struct learner_experiment *plan,
@@ -89,21 +111,23 @@ struct learner_increment_options exp_variant_options(const struct learner_experi
         options.max_old_drop = 1;
         options.min_new_recall = 0;
     }
-    for (size_t k = 0; exp_knobs[k].name; k++) {
-        void *at = (char *)&options + exp_knobs[k].offset;
-        const struct exp_value *value = &variant->knobs[k];
-        if (!value->set)
-            continue;
-        if (exp_knobs[k].kind == EXP_TEXTS)
-            *(const char **)at = value->text;
-        else if (exp_knobs[k].kind == EXP_REALS)
-            *(double *)at = value->number;
-        else if (exp_knobs[k].offset == OPT(batch))
-            *(size_t *)at = (size_t)value->number;
-        else
-            *(int *)at = (int)value->number;
-    }
+    for (size_t k = 0; exp_knobs[k].name; k++)
+        if (variant->knobs[k].set)
+            set_knob(&options, &exp_knobs[k], &variant->knobs[k]);
     return options;
+}
+
+void exp_options_text(char *out, size_t size, const struct learner_increment_options *options)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (size_t k = 0; exp_knobs[k].name && used < size; k++) {
+        const struct exp_value value = get_knob(options, &exp_knobs[k]);
+        char one[96];
+        knob_text(one, sizeof one, &exp_knobs[k], &value);
+        used += (size_t)snprintf(out + used, size - used, " %s", one);
+    }
 }
 
 static size_t choices(const struct entry *entry, size_t knob)

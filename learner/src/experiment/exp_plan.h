@@ -50,8 +50,9 @@ struct exp_value {
 /* A knob that a method may be given. */
 struct exp_knob {
     const char *name;
-    enum exp_kind kind; /* INTS, REALS or TEXTS */
-    size_t offset;      /* into struct learner_increment_options */
+    enum exp_kind kind; /* INTS, REALS, BOOLS or TEXTS */
+    size_t offset;      /* into struct learner_increment_options, where it is */
+    size_t size;        /* so large: an int or a size_t */
     double low, high;
     const char *help;
 };
@@ -120,9 +121,8 @@ void exp_method_names(char *out, size_t size);
 struct learner_increment_options exp_variant_options(const struct learner_experiment *plan,
                                                      const struct exp_variant *variant);
 
-/* "ratio=0.9" of every knob that is set, divided by `between`; returns the length. */
-size_t exp_variant_text(char *out, size_t size, const struct exp_variant *variant,
-                        const char *between);
+/* Every knob's value, defaults too: what decides about an increment. */
+void exp_options_text(char *out, size_t size, const struct learner_increment_options *options);
 
 /* Opens the data, resolves orders and fills runs and their keys; the rest has been read. */
 DELTA_MUST_USE enum delta_status exp_spread(struct learner_experiment *plan,

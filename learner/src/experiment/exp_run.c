@@ -95,6 +95,8 @@ static double share_done(const struct runner *r, size_t next)
             continue;
         const double whole = guess_seconds(r, r->workers[i].job);
         double part = (double)(now_ms() - r->workers[i].started_ms) / 1000;
+        if (!r->costs[r->workers[i].job->run->variant].count)
+            part = whole / 2; /* nothing is known about such a run yet */
         part = part < 0.95 * whole ? part : 0.95 * whole;
         gone += part;
         left += whole - part;

@@ -181,12 +181,13 @@ static void make_key(struct exp_run *run, const struct learner_experiment *plan)
     const struct exp_budget *budget = &plan->budgets[run->budget];
     const uint32_t *order = exp_order(plan, run->order);
     const bool drawn = strncmp(plan->data, "synthetic", 9) == 0; /* a directory may move */
+    const struct learner_increment_options options = exp_variant_options(plan, variant);
     char base[600], knobs[600], all[2400], hex[DELTA_DIGEST_HEX];
     struct delta_digest digest =
         delta_sha256(delta_bytes(order, plan->test.class_count * sizeof *order));
 
     exp_base_text(base, sizeof base, plan, run);
-    exp_variant_text(knobs, sizeof knobs, variant, ",");
+    exp_options_text(knobs, sizeof knobs, &options);
     delta_digest_hex(hex, &digest);
     snprintf(all, sizeof all,
              "%s|%s|%s|%lld+%lldx%zu group %zu|%s %s exemplars %lld probes %lld pool %lld|per "
