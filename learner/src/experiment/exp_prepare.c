@@ -8,6 +8,8 @@
 #include "delta/file.h"
 #include "learner/networks.h"
 
+#define PROBE_SEED 1
+
 static void short_digest(char out[17], const char *text)
 {
     const struct delta_digest digest = delta_sha256(delta_bytes(text, strlen(text)));
@@ -37,9 +39,8 @@ enum delta_status exp_files_name(struct exp_files *out, const struct learner_exp
     }
     if (!st && exemplars > 0) {
         const size_t used = strlen(text);
-        snprintf(text + used, sizeof text - used, " exemplars %lld probes %lld pool %lld seed %llu",
-                 (long long)exemplars, (long long)plan->probes, (long long)plan->pool,
-                 (unsigned long long)run->seed);
+        snprintf(text + used, sizeof text - used, " exemplars %lld probes %lld pool %lld",
+                 (long long)exemplars, (long long)plan->probes, (long long)plan->pool);
         short_digest(digest, text);
         snprintf(name, sizeof name, "%s-%s.flx", base->name, digest);
         st = delta_path_join(out->exemplars, sizeof out->exemplars, cache, name, err);
@@ -112,8 +113,10 @@ enum delta_status exp_make_exemplars(const struct learner_experiment *plan,
                                      const struct learner_samples *train, const struct exp_run *run,
                                      const struct exp_files *files, struct delta_error *err)
 {
+    /* herding draws nothing; probes are the same for every seed, so that this is done once a base
+     */
     const struct learner_budget budget = {
-        .device = plan->device, .threads = (int)plan->threads, .seed = run->seed};
+        .device = plan->device, .threads = (int)plan->threads, .seed = PROBE_SEED};
     struct learner_exemplars exemplars = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
     struct learner_samples data = LEARNER_SAMPLES_INIT;
     struct delta_model model = DELTA_MODEL_INIT;
