@@ -329,7 +329,7 @@ static enum delta_status take_step(json_t *steps, struct accuracy *accuracy, str
         st = learn(&outcome, once, &fresh, &budget, err);
     if (!st)
         st = test(accuracy, once, known, seen, &tests, err);
-    if (!st && !outcome.rejected && step + 1 < (size_t)plan->protocols[once->run->protocol].steps)
+    if (!st && !outcome.rejected && plan->protocols[once->run->protocol].steps > 1)
         st = keep_samples(once, &fresh, err);
     if (!st && json_array_append_new(steps, step_json(once, &outcome, accuracy, seen)))
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");

@@ -148,6 +148,12 @@ static size_t group_count(const struct learner_experiment *plan,
 
 /* ---- keys ---- */
 
+/* Data that a name says all about; a directory may move, and is taken for the same. */
+static bool is_drawn(const struct learner_experiment *plan)
+{
+    return strncmp(plan->data, "synthetic", 9) == 0;
+}
+
 void exp_base_text(char *out, size_t size, const struct learner_experiment *plan,
                    const struct exp_run *run)
 {
@@ -155,6 +161,7 @@ void exp_base_text(char *out, size_t size, const struct learner_experiment *plan
     const uint32_t *order = exp_order(plan, run->order);
     const size_t count = (size_t)plan->protocols[run->protocol].base;
     const struct delta_digest labels = delta_sha256(delta_bytes(order, count * sizeof *order));
+    const bool drawn = is_drawn(plan);
     char hex[DELTA_DIGEST_HEX];
 
     delta_digest_hex(hex, &labels);
@@ -164,13 +171,13 @@ void exp_base_text(char *out, size_t size, const struct learner_experiment *plan
         snprintf(out, size,
                  "%s %s width %lld epochs %lld batch %lld lr %.9g decay %.9g mixup %.9g cutout "
                  "%lld smoothing %.9g ema %.9g augment %d per class %lld seed %lld threads %lld "
-                 "classes %zu of %s size %u",
+                 "classes %zu of %s size %u data %s",
                  base->arch, base->stem, (long long)base->width, (long long)base->epochs,
                  (long long)base->batch, base->lr, base->weight_decay, base->mixup,
                  (long long)base->cutout, base->label_smoothing, base->ema, base->augment,
                  (long long)base->per_class, (long long)base->seed,
                  (long long)(base->threads ? base->threads : plan->threads), count, hex,
-                 plan->test.height);
+                 plan->test.height, drawn ? plan->data : "directory");
 }
 
 /* What a person reads, and a digest of all that decides about the numbers. */
@@ -180,7 +187,6 @@ static void make_key(struct exp_run *run, const struct learner_experiment *plan)
     const struct exp_variant *variant = &plan->variants[run->variant];
     const struct exp_budget *budget = &plan->budgets[run->budget];
     const uint32_t *order = exp_order(plan, run->order);
-    const bool drawn = strncmp(plan->data, "synthetic", 9) == 0; /* a directory may move */
     const struct learner_increment_options options = exp_variant_options(plan, variant);
     char base[600], knobs[600], all[2400], hex[DELTA_DIGEST_HEX];
     struct delta_digest digest =
@@ -192,7 +198,7 @@ static void make_key(struct exp_run *run, const struct learner_experiment *plan)
     snprintf(all, sizeof all,
              "%s|%s|%s|%lld+%lldx%zu group %zu|%s %s exemplars %lld probes %lld pool %lld|per "
              "class %lld guard %d|seed %llu|time %.9g memory %lld|device %s threads %lld",
-             drawn ? plan->data : "directory", base, hex, (long long)protocol->base,
+             is_drawn(plan) ? plan->data : "directory", base, hex, (long long)protocol->base,
              (long long)protocol->steps, run->count, run->group, variant->method, knobs,
              (long long)variant->exemplars, (long long)plan->probes, (long long)plan->pool,
              (long long)plan->per_class, plan->guard, (unsigned long long)run->seed, budget->time_s,
