@@ -179,7 +179,10 @@ int learner_cmd_experiment(int argc, char **argv)
          .help = "of the tables"},
         {"pictures", DELTA_OPT_TEXT, &e.pictures, .arg = "DIR",
          .help = "write the plan's pictures there, each as SVG and PNG"},
-        LEARNER_OPT_DEVICE(e.common),
+        {"device", DELTA_OPT_CHOICE, &e.common.device, .choices = "ref|blas|cuda|auto",
+         .help = "where to compute", .env = "FROSTLINE_DEVICE"},
+        {"threads", DELTA_OPT_INT, &e.common.threads, .arg = "N",
+         .help = "threads of each run; 0: the plan's", .low = 0, .high = 1024},
         LEARNER_OPT_JSON(e.common),
         {0}};
     struct delta_error err = DELTA_ERROR_INIT;

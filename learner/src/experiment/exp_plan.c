@@ -16,20 +16,21 @@
 #define BUDGET(member) offsetof(struct exp_budget, member)
 
 static const struct exp_field plan_fields[] = {
-    {"schema", EXP_INT, PLAN(size), 1, 1, true, "1"}, /* read once more below */
+    {"schema", EXP_INT, PLAN(size), 1, 1, true,
+     "version of this schema: 1"}, /* read once more below */
     {"name", EXP_TEXT, PLAN(name), 0, 0, true,
      "short name; files of pictures begin with it: letters, digits, - and _"},
     {"title", EXP_TEXT, PLAN(title), 0, 0, false, "title of tables and pictures"},
     {"description", EXP_TEXT, PLAN(description), 0, 0, false, "a sentence below the title"},
     {"data", EXP_TEXT, PLAN(data), 0, 0, false,
      "data source; --data goes before it, and without either FROSTLINE_DATA"},
-    {"size", EXP_INT, PLAN(size), 0, 1024, false, "pixels a side of folders' images; 32"},
+    {"size", EXP_INT, PLAN(size), 0, 1024, false, "pixels a side of folders' images; default 32"},
     {"per_class", EXP_INT, PLAN(per_class), 0, 1e9, false,
      "samples of each new class; 0, the default: all"},
     {"exemplars", EXP_INT, PLAN(exemplars), 0, 10000, false,
-     "samples of each old class to replay, herded; 20"},
+     "samples of each old class to replay, herded; default 20"},
     {"probes", EXP_INT, PLAN(probes), 0, 10000, false,
-     "samples of each old class for the guard; 5"},
+     "samples of each old class for the guard; default 5"},
     {"pool", EXP_INT, PLAN(pool), 0, 1e9, false,
      "samples of each old class to choose them from; 0, the default: all"},
     {"guard", EXP_BOOL, PLAN(guard), 0, 0, false,
@@ -41,7 +42,7 @@ static const struct exp_field plan_fields[] = {
     {"orders", EXP_TEXTS, PLAN(orders), 0, 0, false,
      "class orders: source (default), pycil:SEED (NumPy's permutation, as PyCIL's), seed:N, or a "
      "file of labels"},
-    {"seeds", EXP_INTS, PLAN(seeds), 0, 9e15, false, "1, or a list"},
+    {"seeds", EXP_INTS, PLAN(seeds), 0, 9e15, false, "default 1"},
     {"reference", EXP_TEXT, PLAN(reference), 0, 0, false,
      "label of the row that gaps are measured to; the first row of method joint"},
     {"pictures", EXP_TEXTS, PLAN(pictures), 0, 0, false,
@@ -68,17 +69,17 @@ static const struct exp_field pretrain_fields[] = {
     {"arch", EXP_TEXT, BASE(arch), 0, 0, true, LEARNER_NETWORK_NAMES},
     {"stem", EXP_TEXT, BASE(stem), 0, 0, false, "cifar, the default, or imagenet"},
     {"width", EXP_INT, BASE(width), 0, 1024, false, "channels; mobilenet_v2: percent"},
-    {"epochs", EXP_INT, BASE(epochs), 1, 10000, false, "passes over the data; 30"},
-    {"batch", EXP_INT, BASE(batch), 1, 1024, false, "images a step; 128"},
-    {"lr", EXP_REAL, BASE(lr), 0, 10, false, "largest step size; 0.1"},
-    {"weight_decay", EXP_REAL, BASE(weight_decay), 0, 1, false, "5e-4"},
-    {"mixup", EXP_REAL, BASE(mixup), 0, 1, false, "0"},
-    {"cutout", EXP_INT, BASE(cutout), 0, 1024, false, "0"},
-    {"label_smoothing", EXP_REAL, BASE(label_smoothing), 0, 0.5, false, "0"},
-    {"ema", EXP_REAL, BASE(ema), 0, 0.999999, false, "0"},
-    {"augment", EXP_BOOL, BASE(augment), 0, 0, false, "true"},
+    {"epochs", EXP_INT, BASE(epochs), 1, 10000, false, "passes over the data; default 30"},
+    {"batch", EXP_INT, BASE(batch), 1, 1024, false, "images a step; default 128"},
+    {"lr", EXP_REAL, BASE(lr), 0, 10, false, "largest step size; default 0.1"},
+    {"weight_decay", EXP_REAL, BASE(weight_decay), 0, 1, false, "default 5e-4"},
+    {"mixup", EXP_REAL, BASE(mixup), 0, 1, false, "off by default"},
+    {"cutout", EXP_INT, BASE(cutout), 0, 1024, false, "off by default"},
+    {"label_smoothing", EXP_REAL, BASE(label_smoothing), 0, 0.5, false, "off by default"},
+    {"ema", EXP_REAL, BASE(ema), 0, 0.999999, false, "off by default"},
+    {"augment", EXP_BOOL, BASE(augment), 0, 0, false, "random crops and mirrors; default true"},
     {"per_class", EXP_INT, BASE(per_class), 0, 1e9, false, "training images a class; 0: all"},
-    {"seed", EXP_INT, BASE(seed), 0, 9e15, false, "1"},
+    {"seed", EXP_INT, BASE(seed), 0, 9e15, false, "of the training; default 1"},
     {"threads", EXP_INT, BASE(threads), 1, 1024, false, "the plan's"},
     {.name = NULL}};
 
@@ -104,15 +105,15 @@ static enum delta_status describe(struct delta_buf *out, const char *head,
                                   const struct exp_field *fields, struct delta_error *err)
 {
     char line[512];
-    size_t len = (size_t)snprintf(line, sizeof line, "%s: ", head);
+    size_t len = (size_t)snprintf(line, sizeof line, "%s:\n", head);
     enum delta_status st = delta_buf_append(out, line, len, err);
 
-    for (size_t i = 0; !st && fields[i].name; i++) {
-        len = (size_t)snprintf(line, sizeof line, "%s%s%s (%s)", i ? "; " : "", fields[i].name,
-                               fields[i].required ? ", required" : "", fields[i].help);
+    for (; !st && fields->name; fields++) {
+        len = (size_t)snprintf(line, sizeof line, "  %-16s %s%s\n", fields->name,
+                               fields->required ? "required; " : "", fields->help);
         st = delta_buf_append(out, line, len, err);
     }
-    return st ? st : delta_buf_append(out, ".\n\n", 3, err);
+    return st ? st : delta_buf_append(out, "\n", 1, err);
 }
 
 enum delta_status learner_experiment_schema(struct delta_buf *out, struct delta_error *err)

@@ -238,8 +238,12 @@ static void shipped_plans_are_sound(void **state)
 
 static void schema_names_every_key(void **state)
 {
-    static const char *const words[] = {"protocols, required", "herded; 20",    "ratio (",
-                                        "pycil:SEED",          "epochs_tune (", "time_s ("};
+    static const char *const words[] = {"protocols        required; ",
+                                        "herded; default 20",
+                                        "  ratio  ",
+                                        "pycil:SEED",
+                                        "  epochs_tune ",
+                                        "  time_s "};
     struct delta_buf text;
     (void)state;
 
