@@ -10,6 +10,7 @@ int learner_cli_main(int argc, char **argv)
         {"pretrain", "train a base model from scratch", learner_cmd_pretrain},
         {"plan", "choose which weights are frozen", learner_cmd_plan},
         {"exemplars", "choose the old samples that a device keeps", learner_cmd_exemplars},
+        {"experiment", "run a plan of experiments, report on one", learner_cmd_experiment},
         {"networks", "list the networks and what they cost", learner_cmd_networks},
         {"classes", "list the classes of a data source", learner_cmd_classes},
         {"export-images", "write images of a data source as PNG files", learner_cmd_export_images},

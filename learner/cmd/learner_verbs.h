@@ -136,6 +136,7 @@ void learner_print_json(json_t *json);
 int learner_cmd_classes(int argc, char **argv);
 int learner_cmd_eval(int argc, char **argv);
 int learner_cmd_exemplars(int argc, char **argv);
+int learner_cmd_experiment(int argc, char **argv);
 int learner_cmd_export_images(int argc, char **argv);
 int learner_cmd_learn(int argc, char **argv);
 int learner_cmd_networks(int argc, char **argv);

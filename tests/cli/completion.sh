@@ -28,6 +28,9 @@ expect _frostline_delta --base frostline-delta inspect --b
 expect _frostline_delta npy frostline-delta cat x --format n
 expect _frostline_delta CMakeCache.txt frostline-delta inspect CMakeC
 expect _frostline_learn pretrain frostline-learn pre
+expect _frostline_learn experiment frostline-learn exp
+expect _frostline_learn --pictures frostline-learn experiment --pic
+expect _frostline_learn markdown frostline-learn experiment p.json --format m
 expect _frostline_agent --dir frostline-agent run --d
 expect _frostline_server publish frostline-server pub
 expect _frostline delta frostline del

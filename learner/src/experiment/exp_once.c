@@ -1,0 +1,499 @@
+#include "exp_once.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "budget.h"
+#include "delta/clock.h"
+#include "delta/delta.h"
+#include "exp_results.h"
+#include "sources.h"
+
+#ifndef FROSTLINE_VERSION
+#define FROSTLINE_VERSION "unknown"
+#endif
+
+#define STAGES_MAX 16
+
+/* Seconds of each stage that a method tells about. */
+struct stages {
+    const char *names[STAGES_MAX];
+    double seconds[STAGES_MAX];
+    size_t count;
+    int64_t last_ms;
+};
+
+struct once {
+    const struct learner_experiment *plan;
+    const struct exp_run *run;
+    struct learner_samples future; /* every new class of this run */
+    struct learner_exemplars exemplars;
+    bool replays;             /* exemplars are there */
+    struct delta_model model; /* as far as it came */
+    size_t base_count;        /* classes of the base */
+    struct stages stages;
+    size_t peak_bytes, delta_bytes, grown_bytes; /* largest, all, of the last step */
+    double passes, seconds, cpu_seconds, sum;
+};
+
+static void once_release(struct once *once)
+{
+    learner_samples_release(&once->future);
+    learner_exemplars_release(&once->exemplars);
+    delta_model_release(&once->model);
+}
+
+static int64_t now_ms(void)
+{
+    const struct delta_clock clock = delta_clock_system();
+
+    return delta_clock_monotonic_ms(&clock);
+}
+
+static double cpu_now(void)
+{
+    struct rusage used;
+
+    getrusage(RUSAGE_SELF, &used);
+    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+           1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
+}
+
+/* Time since the last call belongs to the stage that calls. */
+static bool watch_stage(void *context, const char *stage, double done, double total)
+{
+    struct stages *stages = context;
+    const int64_t now = now_ms();
+    size_t at = 0;
+
+    (void)done;
+    (void)total;
+    while (at < stages->count && strcmp(stages->names[at], stage) != 0)
+        at++;
+    if (at == stages->count && at < STAGES_MAX)
+        stages->names[stages->count++] = stage;
+    if (at < STAGES_MAX)
+        stages->seconds[at] += (double)(now - stages->last_ms) / 1000;
+    stages->last_ms = now;
+    return true;
+}
+
+/* Forgets the largest size so far, so that it is that of what follows. */
+static void reset_peak(void)
+{
+    FILE *file = fopen("/proc/self/clear_refs", "w");
+
+    if (file) {
+        fputs("5", file);
+        fclose(file);
+    }
+}
+
+/* What only the experiment holds in memory: a device would not. */
+static size_t bystander_bytes(const struct once *once)
+{
+    return learner_samples_bytes(&once->plan->test) + learner_samples_bytes(&once->future);
+}
+
+/* Bytes of the delta under the learned model's freeze plan, as if the base had come with it: both
+ * sides know the plan. A method that gives weights free again is sealed against the base as is. */
+static enum delta_status sealed_bytes(size_t *bytes, const struct delta_model *base,
+                                      const struct delta_model *learned, struct delta_error *err)
+{
+    const struct delta_options options = {.provenance = NULL};
+    struct delta_model planned = DELTA_MODEL_INIT;
+    struct delta_buf file = {0};
+    enum delta_status st = delta_model_copy(&planned, base, err);
+
+    for (size_t i = 0; !st && i < planned.tensor_count; i++) {
+        const struct delta_tensor *theirs = delta_model_find(learned, planned.tensors[i].name);
+        if (theirs && theirs->count == planned.tensors[i].count)
+            st = delta_tensor_set_freeze(&planned.tensors[i], theirs->freeze.mode,
+                                         theirs->freeze.bits, theirs->freeze.count, err);
+    }
+    if (!st)
+        st = delta_diff(&planned, learned, &options, &file, err);
+    if (!st)
+        *bytes = file.len;
+    delta_buf_release(&file);
+    delta_model_release(&planned);
+    return st;
+}
+
+/* Elements that the learned model's plan calls frozen, and those of them that moved. */
+static void count_frozen(size_t *frozen, size_t *moved, const struct delta_model *base,
+                         const struct delta_model *learned)
+{
+    *frozen = *moved = 0;
+    for (size_t i = 0; i < base->tensor_count; i++) {
+        const struct delta_tensor *old = &base->tensors[i];
+        const struct delta_tensor *now = delta_model_find(learned, old->name);
+        for (size_t j = 0; now && j < old->count && j < now->count; j++) {
+            const bool is = delta_tensor_is_frozen(now, j);
+            *frozen += is;
+            *moved += is && memcmp(&old->data[j], &now->data[j], sizeof(float)) != 0;
+        }
+    }
+}
+
+/* ---- testing ---- */
+
+struct accuracy {
+    double all, old, fresh, harmonic, base, added; /* 0..1 */
+};
+
+static double share(size_t correct, size_t images)
+{
+    return images ? (double)correct / (double)images : 0;
+}
+
+/* All classes that a perfect learner would know by now: those that the model lacks are wrong.
+ *   order    labels; `known` of them before this step, `seen` after it */
+static enum delta_status test(struct accuracy *out, const struct once *once, size_t known,
+                              size_t seen, const struct learner_budget *budget,
+                              struct delta_error *err)
+{
+    const struct learner_experiment *plan = once->plan;
+    const uint32_t *order = exp_order(plan, once->run->order);
+    struct delta_class_id *ids = delta_calloc(seen + 1, sizeof *ids);
+    struct learner_samples images = LEARNER_SAMPLES_INIT;
+    struct learner_scores scores = {0};
+    size_t correct[4] = {0}, there[4] = {0}; /* old, new, base, added */
+    enum delta_status st = ids ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    const size_t skip = once->base_count + once->run->group * once->run->count *
+                                               (size_t)plan->protocols[once->run->protocol].steps;
+
+    for (size_t i = 0; !st && i < seen; i++)
+        ids[i] = plan->test.classes[order[i < once->base_count ? i : skip + i - once->base_count]];
+    if (!st)
+        st = learner_samples_select(&images, &plan->test, ids, seen, 0, err);
+    if (!st)
+        st = learner_evaluate(&scores, &once->model, &images, budget, err);
+    for (size_t i = 0; !st && i < images.count; i++) {
+        const size_t k = (size_t)images.labels[i];
+        there[k < known ? 0 : 1]++;
+        there[k < once->base_count ? 2 : 3]++;
+    }
+    for (size_t k = 0; !st && k < seen; k++) {
+        const long at = delta_model_class_index(&once->model, ids[k].text);
+        const size_t right = at < 0 ? 0 : scores.classes[at].correct;
+        correct[k < known ? 0 : 1] += right;
+        correct[k < once->base_count ? 2 : 3] += right;
+    }
+    if (!st) {
+        *out = (struct accuracy){share(correct[0] + correct[1], images.count),
+                                 share(correct[0], there[0]),
+                                 share(correct[1], there[1]),
+                                 0,
+                                 share(correct[2], there[2]),
+                                 share(correct[3], there[3])};
+        if (out->old + out->fresh > 0)
+            out->harmonic = 2 * out->old * out->fresh / (out->old + out->fresh);
+    }
+    learner_scores_release(&scores);
+    learner_samples_release(&images);
+    free(ids);
+    return st;
+}
+
+static void put_accuracy(json_t *json, const struct accuracy *a)
+{
+    json_object_set_new(json, "all", json_real(100 * a->all));
+    json_object_set_new(json, "old", json_real(100 * a->old));
+    json_object_set_new(json, "new", json_real(100 * a->fresh));
+    json_object_set_new(json, "harmonic", json_real(100 * a->harmonic));
+    json_object_set_new(json, "base_classes", json_real(100 * a->base));
+    json_object_set_new(json, "added_classes", json_real(100 * a->added));
+}
+
+/* ---- one increment ---- */
+
+static size_t encoded_bytes(const struct delta_model *model)
+{
+    struct delta_buf file = {0};
+    const size_t bytes = delta_model_encode(model, &file, NULL) ? 0 : file.len;
+
+    delta_buf_release(&file);
+    return bytes;
+}
+
+/* The device keeps some samples of what it learned, as of the old classes. */
+static enum delta_status keep_samples(struct once *once, const struct learner_samples *fresh,
+                                      struct delta_error *err)
+{
+    const int64_t wanted = once->plan->variants[once->run->variant].exemplars;
+
+    if (!once->replays)
+        return DELTA_OK;
+    if (wanted < 0)
+        return learner_samples_append(&once->exemplars.replay, fresh, err);
+    return learner_exemplars_add(&once->exemplars, &once->model, fresh, (size_t)wanted,
+                                 (size_t)once->plan->probes, once->run->seed, err);
+}
+
+static json_t *stages_json(const struct stages *stages)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < stages->count; i++)
+        json_array_append_new(
+            list, json_pack("{s:s, s:f}", "name", stages->names[i], "seconds", stages->seconds[i]));
+    return list;
+}
+
+/* What came of learning: taken over or not, and its cost. */
+struct outcome {
+    struct learner_report report;
+    bool rejected;
+    size_t peak_bytes, delta_bytes, frozen, moved;
+    double cpu_seconds;
+};
+
+static enum delta_status learn(struct outcome *out, struct once *once,
+                               const struct learner_samples *fresh,
+                               const struct learner_budget *budget, struct delta_error *err)
+{
+    const struct learner_increment_options options =
+        exp_variant_options(once->plan, &once->plan->variants[once->run->variant]);
+    struct delta_model learned = DELTA_MODEL_INIT;
+    const size_t aside = bystander_bytes(once);
+    const double cpu = cpu_now();
+    enum delta_status st;
+
+    learner_memory_now(); /* gives freed memory back */
+    reset_peak();
+    once->stages = (struct stages){.last_ms = now_ms()};
+    st = learner_increment(&learned, &once->model, fresh, once->replays ? &once->exemplars : NULL,
+                           &options, budget, &out->report, err);
+    out->cpu_seconds = cpu_now() - cpu;
+    out->peak_bytes = learner_memory_peak();
+    out->peak_bytes -= out->peak_bytes > aside ? aside : 0;
+    out->rejected = st == DELTA_REJECTED;
+    if (out->rejected)
+        return DELTA_OK;
+    if (!st)
+        st = sealed_bytes(&out->delta_bytes, &once->model, &learned, err);
+    if (!st) {
+        count_frozen(&out->frozen, &out->moved, &once->model, &learned);
+        delta_model_release(&once->model);
+        once->model = learned;
+    }
+    return st;
+}
+
+static json_t *step_json(const struct once *once, const struct outcome *outcome,
+                         const struct accuracy *accuracy, size_t seen)
+{
+    const struct learner_samples *replay = &once->exemplars.replay, *probe = &once->exemplars.probe;
+    json_t *json =
+        json_pack("{s:I, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:o}", "classes",
+                  (json_int_t)seen, "image_passes", outcome->report.image_passes, "seconds",
+                  outcome->report.seconds, "cpu_seconds", outcome->cpu_seconds, "peak_bytes",
+                  (json_int_t)outcome->peak_bytes, "delta_bytes", (json_int_t)outcome->delta_bytes,
+                  "model_bytes", (json_int_t)encoded_bytes(&once->model), "exemplar_bytes",
+                  (json_int_t)(learner_samples_bytes(replay) + learner_samples_bytes(probe)),
+                  "frozen", (json_int_t)outcome->frozen, "frozen_moved", (json_int_t)outcome->moved,
+                  "rejected", outcome->rejected, "cut_short", outcome->report.cut_short, "stages",
+                  stages_json(&once->stages));
+
+    if (json)
+        put_accuracy(json, accuracy);
+    return json;
+}
+
+static enum delta_status take_step(json_t *steps, struct accuracy *accuracy, struct once *once,
+                                   size_t step, struct delta_error *err)
+{
+    const struct learner_experiment *plan = once->plan;
+    const struct exp_budget *limit = &plan->budgets[once->run->budget];
+    const size_t known = once->base_count + step * once->run->count;
+    const size_t seen = known + once->run->count;
+    const struct learner_budget tests = {
+        .device = plan->device, .threads = (int)plan->threads, .seed = once->run->seed};
+    struct learner_budget budget = tests;
+    struct learner_samples fresh = LEARNER_SAMPLES_INIT;
+    struct outcome outcome = {.rejected = false};
+    enum delta_status st = learner_samples_select(&fresh, &once->future,
+                                                  once->future.classes + step * once->run->count,
+                                                  once->run->count, (size_t)plan->per_class, err);
+
+    budget.memory_bytes =
+        limit->memory_mb ? ((size_t)limit->memory_mb << 20) + bystander_bytes(once) : 0;
+    budget.deadline_ms = limit->time_s > 0 ? now_ms() + (int64_t)(1000 * limit->time_s) : 0;
+    budget.progress = watch_stage;
+    budget.context = &once->stages;
+    if (!st)
+        st = learn(&outcome, once, &fresh, &budget, err);
+    if (!st)
+        st = test(accuracy, once, known, seen, &tests, err);
+    if (!st && !outcome.rejected && plan->protocols[once->run->protocol].steps > 1)
+        st = keep_samples(once, &fresh, err);
+    if (!st && json_array_append_new(steps, step_json(once, &outcome, accuracy, seen)))
+        st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    once->passes += outcome.report.image_passes;
+    once->seconds += outcome.report.seconds;
+    once->cpu_seconds += outcome.cpu_seconds;
+    once->delta_bytes += outcome.delta_bytes;
+    once->sum += accuracy->all;
+    if (once->peak_bytes < outcome.peak_bytes)
+        once->peak_bytes = outcome.peak_bytes;
+    learner_samples_release(&fresh);
+    return st;
+}
+
+/* ---- the line ---- */
+
+static void machine_name(char *out, size_t size)
+{
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    char line[256];
+
+    snprintf(out, size, "unknown");
+    while (file && fgets(line, sizeof line, file)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon)
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(out, size, "%s", colon + 1 + strspn(colon + 1, " "));
+        break;
+    }
+    if (file)
+        fclose(file);
+}
+
+static void device_name(char *out, size_t size, const struct once *once)
+{
+    const struct learner_net_options options = {
+        .device = once->plan->device, .batch = 1, .threads = (int)once->plan->threads};
+    struct learner_net *net = NULL;
+
+    out[0] = '\0';
+    if (learner_net_new(&net, &once->model, &options, NULL) == DELTA_OK)
+        snprintf(out, size, "%s", learner_net_device(net));
+    learner_net_free(net);
+}
+
+static void put_settings(json_t *line, const struct exp_variant *variant)
+{
+    json_t *knobs = json_object();
+
+    for (size_t k = 0; exp_knobs[k].name; k++) {
+        const struct exp_value *value = &variant->knobs[k];
+        if (value->set)
+            json_object_set_new(knobs, exp_knobs[k].name,
+                                value->text ? json_string(value->text) : json_real(value->number));
+    }
+    json_object_set_new(line, "settings", knobs);
+}
+
+static void put_run(json_t *line, const struct once *once, int workers)
+{
+    const struct learner_experiment *plan = once->plan;
+    const struct exp_run *run = once->run;
+    const struct exp_variant *variant = &plan->variants[run->variant];
+    const struct exp_protocol *protocol = &plan->protocols[run->protocol];
+    char device[16], machine[200], network[64];
+
+    device_name(device, sizeof device, once);
+    machine_name(machine, sizeof machine);
+    snprintf(network, sizeof network, "%s %u", once->model.arch.name, once->model.arch.width);
+    json_object_update_new(
+        line, json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:s}",
+                        "schema", EXP_SCHEMA, "kind", "run", "plan", plan->name, "key", run->key,
+                        "base", plan->bases[run->base].name, "network", network, "protocol",
+                        protocol->name, "base_count", (json_int_t)protocol->base, "count",
+                        (json_int_t)run->count, "step_count", (json_int_t)protocol->steps, "group",
+                        (json_int_t)run->group, "order", plan->orders.values[run->order], "seed",
+                        (json_int_t)run->seed, "budget", plan->budgets[run->budget].name));
+    json_object_update_new(
+        line,
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:I, s:i}", "method", variant->method,
+                  "label", variant->label, "exemplars", (json_int_t)variant->exemplars, "probes",
+                  (json_int_t)plan->probes, "per_class", (json_int_t)plan->per_class, "version",
+                  FROSTLINE_VERSION, "device", device, "machine", machine, "threads",
+                  (json_int_t)plan->threads, "workers", workers));
+    put_settings(line, variant);
+}
+
+static void put_totals(json_t *line, const struct once *once, const struct accuracy *last)
+{
+    const double steps = (double)once->plan->protocols[once->run->protocol].steps;
+
+    put_accuracy(line, last);
+    json_object_set_new(line, "average", json_real(100 * once->sum / steps));
+    json_object_set_new(line, "image_passes", json_real(once->passes));
+    json_object_set_new(line, "seconds", json_real(once->seconds));
+    json_object_set_new(line, "cpu_seconds", json_real(once->cpu_seconds));
+    json_object_set_new(line, "peak_bytes", json_integer((json_int_t)once->peak_bytes));
+    json_object_set_new(line, "delta_bytes", json_integer((json_int_t)once->delta_bytes));
+    json_object_set_new(line, "model_bytes", json_integer((json_int_t)encoded_bytes(&once->model)));
+}
+
+/* Base, exemplars, and the images of the new classes; the rest of the training data is given back.
+ */
+static enum delta_status prepare(struct once *once, struct learner_samples *train,
+                                 const struct exp_files *files, struct delta_error *err)
+{
+    const struct learner_experiment *plan = once->plan;
+    const struct exp_run *run = once->run;
+    const size_t total = run->count * (size_t)plan->protocols[run->protocol].steps;
+    const size_t first = (size_t)plan->protocols[run->protocol].base + run->group * total;
+    struct delta_class_id *ids = delta_calloc(total + 1, sizeof *ids);
+    enum delta_status st = ids ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+
+    if (!st)
+        st = exp_base_open(&once->model, plan, run, files->base, err);
+    once->base_count = once->model.class_count;
+    for (size_t i = 0; !st && i < total; i++)
+        ids[i] = plan->test.classes[exp_order(plan, run->order)[first + i]];
+    if (!st)
+        st = learner_samples_select(&once->future, train, ids, total, 0, err);
+    if (!st && plan->variants[run->variant].exemplars < 0)
+        st = learner_samples_select(&once->exemplars.replay, train, once->model.classes,
+                                    once->model.class_count, 0, err);
+    else if (!st && files->exemplars[0])
+        st = learner_exemplars_load(&once->exemplars, files->exemplars, err);
+    once->replays = plan->variants[run->variant].exemplars != 0;
+    learner_samples_release(train);
+    free(ids);
+    return st;
+}
+
+enum delta_status exp_run_once(json_t **out, const struct learner_experiment *plan,
+                               struct learner_samples *train, const struct exp_run *run,
+                               const struct exp_files *files, int workers, struct delta_error *err)
+{
+    struct once once = {.plan = plan, .run = run};
+    struct accuracy last = {0};
+    struct delta_digest digest;
+    char hex[DELTA_DIGEST_HEX];
+    json_t *line = json_object(), *steps = json_array();
+    enum delta_status st =
+        line && steps ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+
+    if (!st)
+        st = prepare(&once, train, files, err);
+    if (!st)
+        st = delta_model_digest(&once.model, &digest, err);
+    if (!st) {
+        delta_digest_hex(hex, &digest);
+        json_object_set_new(line, "base_digest", json_string(hex));
+        json_object_set_new(line, "base_bytes",
+                            json_integer((json_int_t)encoded_bytes(&once.model)));
+    }
+    for (size_t i = 0; !st && i < (size_t)plan->protocols[run->protocol].steps; i++)
+        st = take_step(steps, &last, &once, i, err);
+    if (!st) {
+        put_run(line, &once, workers);
+        put_totals(line, &once, &last);
+        json_object_set(line, "steps", steps);
+        *out = json_incref(line);
+    }
+    json_decref(steps);
+    json_decref(line);
+    once_release(&once);
+    return st;
+}

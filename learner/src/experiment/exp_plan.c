@@ -1,0 +1,484 @@
+/* Reading plans. The tables below are the schema: they parse, refuse and make the manual. */
+#include "exp_plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "delta/file.h"
+#include "learner/networks.h"
+
+#define MAX_PLAN_BYTES ((size_t)4 << 20)
+#define MAX_SCHEMA_BYTES ((size_t)1 << 20)
+#define PLAN(member) offsetof(struct learner_experiment, member)
+#define BASE(member) offsetof(struct exp_base, member)
+#define PROTOCOL(member) offsetof(struct exp_protocol, member)
+#define BUDGET(member) offsetof(struct exp_budget, member)
+
+static const struct exp_field plan_fields[] = {
+    {"schema", EXP_INT, PLAN(size), 1, 1, true,
+     "version of this schema: 1"}, /* read once more below */
+    {"name", EXP_TEXT, PLAN(name), 0, 0, true,
+     "short name; files of pictures begin with it: letters, digits, - and _"},
+    {"title", EXP_TEXT, PLAN(title), 0, 0, false, "title of tables and pictures"},
+    {"description", EXP_TEXT, PLAN(description), 0, 0, false, "a sentence below the title"},
+    {"data", EXP_TEXT, PLAN(data), 0, 0, false,
+     "data source; --data goes before it, and without either FROSTLINE_DATA"},
+    {"size", EXP_INT, PLAN(size), 0, 1024, false, "pixels a side of folders' images; default 32"},
+    {"per_class", EXP_INT, PLAN(per_class), 0, 1e9, false,
+     "samples of each new class; 0, the default: all"},
+    {"exemplars", EXP_INT, PLAN(exemplars), 0, 10000, false,
+     "samples of each old class to replay, herded; default 20"},
+    {"probes", EXP_INT, PLAN(probes), 0, 10000, false,
+     "samples of each old class for the guard; default 5"},
+    {"pool", EXP_INT, PLAN(pool), 0, 1e9, false,
+     "samples of each old class to choose them from; 0, the default: all"},
+    {"guard", EXP_BOOL, PLAN(guard), 0, 0, false,
+     "whether a method's guard may reject; false: every result is measured"},
+    {"threads", EXP_INT, PLAN(threads), 1, 1024, false,
+     "threads of each run; 1, so that every core has a run"},
+    {"workers", EXP_INT, PLAN(workers), 0, 1024, false,
+     "runs at once, at most; 0: as many as there are cores; 1 where seconds are compared"},
+    {"orders", EXP_TEXTS, PLAN(orders), 0, 0, false,
+     "class orders: source (default), pycil:SEED (NumPy's permutation, as PyCIL's), seed:N, or a "
+     "file of labels"},
+    {"seeds", EXP_INTS, PLAN(seeds), 0, 9e15, false, "default 1"},
+    {"reference", EXP_TEXT, PLAN(reference), 0, 0, false,
+     "label of the row that gaps are measured to; the first row of method joint"},
+    {"pictures", EXP_TEXTS, PLAN(pictures), 0, 0, false,
+     "steps (accuracy by classes learned), seconds (accuracy by time), growth (memory and files by "
+     "classes learned), overhead (bars of time), bars (old and new of each row), sweep:KNOB "
+     "(accuracy by a knob)"},
+    {"bases", EXP_OBJECTS, 0, 0, 0, true, "base networks: a list of objects"},
+    {"protocols", EXP_OBJECTS, 0, 0, 0, true, "what is learned after it: a list of objects"},
+    {"methods", EXP_OBJECTS, 0, 0, 0, true,
+     "rows: a list of objects; do-nothing is added where it is missing"},
+    {"budgets", EXP_OBJECTS, 0, 0, 0, false, "limits of each increment: a list of objects"},
+    {"small", EXP_OBJECT, 0, 0, 0, false,
+     "keys of the plan that --small replaces by these, for minutes instead of days"},
+    {.name = NULL}};
+
+static const struct exp_field base_fields[] = {
+    {"name", EXP_TEXT, BASE(name), 0, 0, true, "its name in tables; --base NAME=FILE replaces it"},
+    {"model", EXP_TEXT, BASE(model), 0, 0, false, ".flm or .safetensors, relative to the plan"},
+    {"pretrain", EXP_OBJECT, 0, 0, 0, false,
+     "instead of model: trained once on the classes that a protocol begins with, and kept"},
+    {.name = NULL}};
+
+static const struct exp_field pretrain_fields[] = {
+    {"arch", EXP_TEXT, BASE(arch), 0, 0, true, LEARNER_NETWORK_NAMES},
+    {"stem", EXP_TEXT, BASE(stem), 0, 0, false, "cifar, the default, or imagenet"},
+    {"width", EXP_INT, BASE(width), 0, 1024, false, "channels; mobilenet_v2: percent"},
+    {"epochs", EXP_INT, BASE(epochs), 1, 10000, false, "passes over the data; default 30"},
+    {"batch", EXP_INT, BASE(batch), 1, 1024, false, "images a step; default 128"},
+    {"lr", EXP_REAL, BASE(lr), 0, 10, false, "largest step size; default 0.1"},
+    {"weight_decay", EXP_REAL, BASE(weight_decay), 0, 1, false, "default 5e-4"},
+    {"mixup", EXP_REAL, BASE(mixup), 0, 1, false, "off by default"},
+    {"cutout", EXP_INT, BASE(cutout), 0, 1024, false, "off by default"},
+    {"label_smoothing", EXP_REAL, BASE(label_smoothing), 0, 0.5, false, "off by default"},
+    {"ema", EXP_REAL, BASE(ema), 0, 0.999999, false, "off by default"},
+    {"augment", EXP_BOOL, BASE(augment), 0, 0, false, "random crops and mirrors; default true"},
+    {"per_class", EXP_INT, BASE(per_class), 0, 1e9, false, "training images a class; 0: all"},
+    {"seed", EXP_INT, BASE(seed), 0, 9e15, false, "of the training; default 1"},
+    {"threads", EXP_INT, BASE(threads), 1, 1024, false, "the plan's"},
+    {.name = NULL}};
+
+static const struct exp_field protocol_fields[] = {
+    {"name", EXP_TEXT, PROTOCOL(name), 0, 0, true, "P1, P2, ..."},
+    {"base", EXP_INT, PROTOCOL(base), 1, 65535, true, "classes that the base knows"},
+    {"classes", EXP_INTS, PROTOCOL(count), 1, 1000, true, "classes learned at a time, or a list"},
+    {"steps", EXP_INT, PROTOCOL(steps), 1, 1000, false, "increments one after the other; 1"},
+    {"groups", EXP_INT, PROTOCOL(groups), 1, 1000, false,
+     "repetitions with other held-out classes; as many as there are for one step of at most two "
+     "classes, otherwise 1"},
+    {.name = NULL}};
+
+static const struct exp_field budget_fields[] = {
+    {"name", EXP_TEXT, BUDGET(name), 0, 0, true, "its name in tables"},
+    {"time_s", EXP_REAL, BUDGET(time_s), 0, 1e8, false, "seconds of an increment; 0: no limit"},
+    {"memory_mb", EXP_INT, BUDGET(memory_mb), 0, 1e7, false, "peak of the process; 0: no limit"},
+    {.name = NULL}};
+
+/* ---- the manual ---- */
+
+static enum delta_status describe(struct delta_buf *out, const char *head,
+                                  const struct exp_field *fields, struct delta_error *err)
+{
+    char line[512];
+    size_t len = (size_t)snprintf(line, sizeof line, "%s:\n", head);
+    enum delta_status st = delta_buf_append(out, line, len, err);
+
+    for (; !st && fields->name; fields++) {
+        len = (size_t)snprintf(line, sizeof line, "  %-16s %s%s\n", fields->name,
+                               fields->required ? "required; " : "", fields->help);
+        st = delta_buf_append(out, line, len, err);
+    }
+    return st ? st : delta_buf_append(out, "\n", 1, err);
+}
+
+enum delta_status learner_experiment_schema(struct delta_buf *out, struct delta_error *err)
+{
+    struct exp_field knobs[EXP_KNOBS_MAX + 4] = {
+        {"method", EXP_TEXT, 0, 0, 0, true, "its name"},
+        {"label", EXP_TEXT, 0, 0, 0, false, "the row's name in tables"},
+        {"exemplars", EXP_INT, 0, 0, 0, false, "instead of the plan's; \"all\": every old sample"}};
+    enum delta_status st;
+
+    for (size_t k = 0; exp_knobs[k].name; k++)
+        knobs[3 + k] = (struct exp_field){exp_knobs[k].name, exp_knobs[k].kind, 0, 0, 0, false,
+                                          exp_knobs[k].help};
+    delta_buf_init(out, MAX_SCHEMA_BYTES);
+    st = describe(out, "Keys of a plan", plan_fields, err);
+    if (!st)
+        st = describe(out, "Each of bases", base_fields, err);
+    if (!st)
+        st = describe(out, "pretrain of a base", pretrain_fields, err);
+    if (!st)
+        st = describe(out, "Each of protocols", protocol_fields, err);
+    if (!st)
+        st = describe(out, "Each of methods, values or lists of values, every combination a row",
+                      knobs, err);
+    if (!st)
+        st = describe(out, "Each of budgets", budget_fields, err);
+    if (st)
+        delta_buf_release(out);
+    return st;
+}
+
+/* ---- reading ---- */
+
+static bool plain_name(const char *name)
+{
+    return name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")] ==
+               '\0' &&
+           strlen(name) < 64;
+}
+
+static enum delta_status read_base(struct exp_base *base, const json_t *object,
+                                   const struct exp_source *source, const struct exp_place *place,
+                                   struct delta_error *err)
+{
+    const struct exp_place deeper = {place, "pretrain", 0};
+    const struct exp_place arch_place = {&deeper, "arch", 0};
+    const json_t *pretrain = json_object_get(object, "pretrain");
+    struct delta_arch arch;
+    struct delta_error why = DELTA_ERROR_INIT;
+    enum delta_status st;
+
+    *base = (struct exp_base){.stem = "cifar",
+                              .epochs = 30,
+                              .batch = 128,
+                              .seed = 1,
+                              .lr = 0.1,
+                              .weight_decay = 5e-4,
+                              .augment = true};
+    st = exp_read(base, base_fields, NULL, object, source, place, err);
+    if (!st && !base->model == !pretrain)
+        st = exp_refuse(err, source, place, "either 'model' or 'pretrain' is wanted");
+    if (!st && !plain_name(base->name))
+        st =
+            exp_refuse(err, source, place, "name '%s' is not letters, digits, - and _", base->name);
+    if (st || !pretrain)
+        return st;
+    base->pretrained = true;
+    st = exp_read(base, pretrain_fields, NULL, pretrain, source, &deeper, err);
+    if (!st &&
+        learner_network_arch(&arch, base->arch, base->stem, (uint32_t)base->width, 3, 32, 32, &why))
+        st = exp_refuse(err, source, &arch_place, "%s", why.text);
+    return st;
+}
+
+static enum delta_status read_bases(struct learner_experiment *plan,
+                                    const struct exp_source *source, const struct exp_place *place,
+                                    struct delta_error *err)
+{
+    const json_t *list = json_object_get(plan->root, "bases");
+    enum delta_status st = DELTA_OK;
+
+    if (json_array_size(list) > EXP_BASES_MAX)
+        return exp_refuse(err, source, place, "more than %d bases", EXP_BASES_MAX);
+    for (size_t i = 0; !st && i < json_array_size(list); i++) {
+        const struct exp_place here = {place, NULL, i};
+        st = read_base(&plan->bases[i], json_array_get(list, i), source, &here, err);
+        for (size_t j = 0; !st && j < i; j++)
+            if (strcmp(plan->bases[j].name, plan->bases[i].name) == 0)
+                st = exp_refuse(err, source, &here, "name '%s' stands there twice",
+                                plan->bases[i].name);
+        plan->base_count = i + 1;
+    }
+    return st;
+}
+
+static enum delta_status read_protocols(struct learner_experiment *plan,
+                                        const struct exp_source *source,
+                                        const struct exp_place *place, struct delta_error *err)
+{
+    const json_t *list = json_object_get(plan->root, "protocols");
+    enum delta_status st = DELTA_OK;
+
+    if (json_array_size(list) > EXP_PROTOCOLS_MAX)
+        return exp_refuse(err, source, place, "more than %d protocols", EXP_PROTOCOLS_MAX);
+    for (size_t i = 0; !st && i < json_array_size(list); i++) {
+        const struct exp_place here = {place, NULL, i};
+        plan->protocols[i] = (struct exp_protocol){.steps = 1};
+        st = exp_read(&plan->protocols[i], protocol_fields, NULL, json_array_get(list, i), source,
+                      &here, err);
+        for (size_t j = 0; !st && j < i; j++)
+            if (strcmp(plan->protocols[j].name, plan->protocols[i].name) == 0)
+                st = exp_refuse(err, source, &here, "name '%s' stands there twice",
+                                plan->protocols[i].name);
+        plan->protocol_count = i + 1;
+    }
+    return st;
+}
+
+static enum delta_status read_budgets(struct learner_experiment *plan,
+                                      const struct exp_source *source,
+                                      const struct exp_place *place, struct delta_error *err)
+{
+    const json_t *list = json_object_get(plan->root, "budgets");
+    enum delta_status st = DELTA_OK;
+
+    if (json_array_size(list) > EXP_BUDGETS_MAX)
+        return exp_refuse(err, source, place, "more than %d budgets", EXP_BUDGETS_MAX);
+    plan->budget_count = json_array_size(list);
+    for (size_t i = 0; !st && i < plan->budget_count; i++) {
+        const struct exp_place here = {place, NULL, i};
+        st = exp_read(&plan->budgets[i], budget_fields, NULL, json_array_get(list, i), source,
+                      &here, err);
+    }
+    if (plan->budget_count == 0) {
+        plan->budgets[0] = (struct exp_budget){"", 0, 0};
+        plan->budget_count = 1;
+    }
+    return st;
+}
+
+/* The plan's keys once "small" has been applied, or as they are. */
+static enum delta_status apply_small(struct learner_experiment *plan,
+                                     const struct exp_source *source, bool small,
+                                     struct delta_error *err)
+{
+    const struct exp_place root = {NULL, NULL, 0}, place = {&root, "small", 0};
+    json_t *part = json_object_get(plan->root, "small");
+    const char *key;
+    json_t *value;
+    struct learner_experiment *scratch = delta_calloc(1, sizeof *scratch);
+    struct exp_field fields[sizeof plan_fields / sizeof plan_fields[0]];
+    enum delta_status st;
+
+    if (!scratch)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    memcpy(fields, plan_fields, sizeof fields);
+    for (size_t i = 0; fields[i].name; i++)
+        fields[i].required = false;
+    st = part ? exp_read(scratch, fields, NULL, part, source, &place, err) : DELTA_OK;
+    free(scratch);
+    if (st)
+        return st;
+    json_object_foreach(part, key, value)
+    {
+        const struct exp_place here = {&place, key, 0};
+        if (strcmp(key, "small") == 0 || strcmp(key, "schema") == 0)
+            return exp_refuse(err, source, &here, "this key cannot be made small");
+    }
+    if (!small)
+        return DELTA_OK;
+    if (!part)
+        return exp_refuse(err, source, &root, "--small, but there is no key 'small'");
+    return json_object_update(plan->root, part) ? delta_fail(err, DELTA_NO_MEMORY, "out of memory")
+                                                : DELTA_OK;
+}
+
+/* "NAME=FILE" makes that base a model file. */
+static enum delta_status replace_base(struct learner_experiment *plan, const char *text,
+                                      struct delta_error *err)
+{
+    const char *equals = strchr(text, '=');
+    const size_t len = equals ? (size_t)(equals - text) : 0;
+
+    for (size_t i = 0; equals && equals[1] && i < plan->base_count; i++) {
+        struct exp_base *base = &plan->bases[i];
+        if (strncmp(base->name, text, len) != 0 || base->name[len])
+            continue;
+        base->model = equals + 1;
+        base->pretrained = false;
+        snprintf(base->path, sizeof base->path, "%s", equals + 1);
+        return DELTA_OK;
+    }
+    return delta_fail(err, DELTA_USAGE,
+                      "base '%s' is not NAME=FILE with the name of one of the plan's bases", text);
+}
+
+static enum delta_status apply_choice(struct learner_experiment *plan,
+                                      const struct learner_experiment_choice *choice,
+                                      struct delta_error *err)
+{
+    const char *from_environment = getenv("FROSTLINE_DATA");
+    enum delta_status st = DELTA_OK;
+
+    plan->data = choice->data ? choice->data : plan->data ? plan->data : from_environment;
+    plan->device = choice->device ? choice->device : "auto";
+    if (choice->threads)
+        plan->threads = choice->threads;
+    for (size_t i = 0; !st && i < plan->base_count; i++) {
+        struct exp_base *base = &plan->bases[i];
+        if (base->model && base->model[0] == '/')
+            snprintf(base->path, sizeof base->path, "%s", base->model);
+        else if (base->model)
+            st = delta_path_join(base->path, sizeof base->path, plan->dir, base->model, err);
+    }
+    for (size_t i = 0; !st && i < choice->base_count; i++)
+        st = replace_base(plan, choice->bases[i], err);
+    if (!st && !plan->data)
+        st = delta_fail(err, DELTA_USAGE,
+                        "'%s' names no data; give --data SOURCE or set FROSTLINE_DATA", plan->path);
+    return st;
+}
+
+static bool known_picture(const char *name)
+{
+    static const char *const names[] = {"steps", "seconds", "growth", "overhead", "bars"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(names[i], name) == 0)
+            return true;
+    for (size_t k = 0; exp_knobs[k].name; k++)
+        if (strncmp(name, "sweep:", 6) == 0 && strcmp(name + 6, exp_knobs[k].name) == 0)
+            return true;
+    return false;
+}
+
+static enum delta_status check_names(const struct learner_experiment *plan,
+                                     const struct exp_source *source, struct delta_error *err)
+{
+    const struct exp_place root = {NULL, NULL, 0}, name = {&root, "name", 0};
+    const struct exp_place list = {&root, "pictures", 0}, reference = {&root, "reference", 0};
+    bool found = !plan->reference;
+
+    if (!plain_name(plan->name))
+        return exp_refuse(err, source, &name, "'%s' is not letters, digits, - and _", plan->name);
+    for (size_t i = 0; i < plan->pictures.count; i++) {
+        const struct exp_place here = {&list, NULL, i};
+        if (!known_picture(plan->pictures.values[i]))
+            return exp_refuse(err, source, &here,
+                              "picture '%s' is unknown; there are steps, seconds, growth, "
+                              "overhead, bars, sweep:KNOB",
+                              plan->pictures.values[i]);
+    }
+    for (size_t i = 0; i < plan->variant_count; i++)
+        found |= plan->reference && strcmp(plan->variants[i].label, plan->reference) == 0;
+    return found ? DELTA_OK
+                 : exp_refuse(err, source, &reference, "there is no row '%s'", plan->reference);
+}
+
+static enum delta_status read_plan(struct learner_experiment *plan, const struct exp_source *source,
+                                   struct delta_error *err)
+{
+    const struct exp_place root = {NULL, NULL, 0};
+    const struct exp_place bases = {&root, "bases", 0}, protocols = {&root, "protocols", 0};
+    const struct exp_place methods = {&root, "methods", 0}, budgets = {&root, "budgets", 0};
+    enum delta_status st;
+
+    plan->exemplars = 20;
+    plan->probes = 5;
+    plan->threads = 1;
+    plan->orders = (struct exp_texts){{"source"}, 1};
+    plan->seeds = (struct exp_numbers){{1}, 1};
+    st = exp_read(plan, plan_fields, NULL, plan->root, source, &root, err);
+    plan->size = json_integer_value(json_object_get(plan->root, "size")); /* not "schema" */
+    if (!st)
+        st = read_bases(plan, source, &bases, err);
+    if (!st)
+        st = read_protocols(plan, source, &protocols, err);
+    if (!st)
+        st = read_budgets(plan, source, &budgets, err);
+    if (!st)
+        st = exp_read_methods(plan, source, &methods, err);
+    return st ? st : check_names(plan, source, err);
+}
+
+static enum delta_status read_file(struct learner_experiment *plan, const char *path,
+                                   struct delta_error *err)
+{
+    struct delta_buf file = {0};
+    json_error_t error;
+    const char *slash = strrchr(path, '/');
+    enum delta_status st = delta_file_read(path, MAX_PLAN_BYTES, &file, err);
+
+    if (!st)
+        st = delta_buf_append(&file, "", 1, err);
+    if (st)
+        return st;
+    plan->text = (char *)file.data;
+    plan->path_copy = strdup(path);
+    if (!plan->path_copy)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    plan->path = plan->path_copy;
+    snprintf(plan->dir, sizeof plan->dir, "%.*s", slash ? (int)(slash - path + 1) : 1,
+             slash ? path : ".");
+    plan->root = json_loads(plan->text, JSON_REJECT_DUPLICATES, &error);
+    if (!plan->root)
+        return delta_fail(err, DELTA_FORMAT, "'%s', line %d: %s", path, error.line, error.text);
+    return DELTA_OK;
+}
+
+enum delta_status learner_experiment_load(struct learner_experiment **out, const char *path,
+                                          const struct learner_experiment_choice *choice,
+                                          struct delta_error *err)
+{
+    const struct learner_experiment_choice none = {.small = false};
+    struct learner_experiment *plan = delta_calloc(1, sizeof *plan);
+    enum delta_status st;
+
+    if (!plan)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    choice = choice ? choice : &none;
+    st = read_file(plan, path, err);
+    const struct exp_source written = {path, plan->text};
+    const struct exp_source changed = {path, NULL}; /* lines of a merged plan would lie */
+    if (!st)
+        st = apply_small(plan, &written, choice->small, err);
+    plan->small = choice->small;
+    if (!st)
+        st = read_plan(plan, choice->small ? &changed : &written, err);
+    if (!st)
+        st = apply_choice(plan, choice, err);
+    if (!st)
+        st = exp_spread(plan, err);
+    if (st) {
+        learner_experiment_free(plan);
+        return st;
+    }
+    *out = plan;
+    return DELTA_OK;
+}
+
+void learner_experiment_free(struct learner_experiment *plan)
+{
+    if (!plan)
+        return;
+    json_decref(plan->root);
+    free(plan->text);
+    free(plan->path_copy);
+    free(plan->variants);
+    free(plan->runs);
+    free(plan->order_labels);
+    learner_samples_release(&plan->test);
+    free(plan);
+}
+
+size_t learner_experiment_run_count(const struct learner_experiment *plan)
+{
+    return plan->run_count;
+}
+
+const char *learner_experiment_run_key(const struct learner_experiment *plan, size_t index)
+{
+    return index < plan->run_count ? plan->runs[index].key : NULL;
+}
+
+const char *learner_experiment_name(const struct learner_experiment *plan)
+{
+    return plan->name;
+}
