@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "delta/file.h"
@@ -176,6 +177,32 @@ static void oci_refuses_names_and_places(void **state)
     assert_status(pull("v1"), DELTA_NOT_FOUND);
 }
 
+/* Two first pushes at once: had the second made the layout anew, what the first pushed would be
+ * gone. So nothing is made by whoever does not hold the lock. */
+static void oci_layout_is_made_under_the_lock(void **state)
+{
+    struct stat info;
+    int lock;
+
+    (void)state;
+    snprintf(layout, sizeof layout, "%s", harness_path(&scratch, "race"));
+    assert_ok(delta_dir_make(layout, 0755, &err));
+    assert_ok(delta_file_lock(in_layout(".push-lock"), &lock, &err));
+    assert_status(delta_oci_push(layout, "v1", delta_buf_bytes(&model_file), NULL, &err),
+                  DELTA_EXISTS);
+    assert_int_not_equal(stat(in_layout("oci-layout"), &info), 0);
+    assert_int_not_equal(stat(in_layout("index.json"), &info), 0);
+    assert_int_equal(close(lock), 0);
+    assert_ok(delta_oci_push(layout, "v1", delta_buf_bytes(&model_file), NULL, &err));
+    assert_ok(pull("v1"));
+    /* a lock that points elsewhere is not followed: it would make a file there */
+    assert_int_equal(unlink(in_layout(".push-lock")), 0);
+    assert_int_equal(symlink("../elsewhere", in_layout(".push-lock")), 0);
+    assert_int_not_equal(delta_oci_push(layout, "v2", delta_buf_bytes(&model_file), NULL, &err),
+                         DELTA_OK);
+    assert_int_not_equal(stat(harness_path(&scratch, "elsewhere"), &info), 0);
+}
+
 static void oci_refuses_damaged_blobs(void **state)
 {
     char manifest[300], layer[300];
@@ -335,6 +362,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(oci_gives_back_what_was_pushed, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_is_laid_out_as_specified, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_names_and_places, setup, teardown),
+        cmocka_unit_test_setup_teardown(oci_layout_is_made_under_the_lock, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_damaged_blobs, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_hostile_manifests, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_hostile_indexes, setup, teardown),
