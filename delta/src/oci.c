@@ -186,6 +186,21 @@ static const char *name_of(const json_t *entry)
     return text_of(json_object_get(entry, "annotations"), NOTE_NAME);
 }
 
+/* Is this entry's manifest one of ours? Tools that copy layouts leave the type out of the index. */
+static bool is_artifact(const char *dir, const json_t *entry, const struct descriptor *manifest)
+{
+    const json_t *stated = json_object_get(entry, "artifactType");
+    json_t *json = NULL;
+    bool yes;
+
+    if (stated)
+        return strcmp(text_of(entry, "artifactType"), TYPE_ARTIFACT) == 0;
+    yes = !read_json_blob(dir, manifest, &json, NULL) &&
+          strcmp(text_of(json, "artifactType"), TYPE_ARTIFACT) == 0;
+    json_decref(json);
+    return yes;
+}
+
 enum delta_status delta_oci_read(struct delta_oci_list *out, const char *dir,
                                  struct delta_error *err)
 {
@@ -204,9 +219,9 @@ enum delta_status delta_oci_read(struct delta_oci_list *out, const char *dir,
         const json_t *entry = json_array_get(list, i);
         struct delta_oci_item *item = &out->items[out->count];
         struct descriptor manifest;
-        if (strcmp(text_of(entry, "artifactType"), TYPE_ARTIFACT) != 0 ||
-            check_name(name_of(entry), NULL) ||
-            read_descriptor(entry, TYPE_MANIFEST, JSON_MAX, &manifest, NULL)) {
+        if (check_name(name_of(entry), NULL) ||
+            read_descriptor(entry, TYPE_MANIFEST, JSON_MAX, &manifest, NULL) ||
+            !is_artifact(dir, entry, &manifest)) {
             out->ignored++;
             continue;
         }

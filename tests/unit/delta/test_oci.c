@@ -356,6 +356,52 @@ static void oci_refuses_hostile_indexes(void **state)
     assert_status(pull("v1"), DELTA_UNSUPPORTED);
 }
 
+/* skopeo, for one, writes indexes without artifact types. */
+static void oci_lists_what_other_tools_copied(void **state)
+{
+    struct delta_oci_list list;
+
+    (void)state;
+    forge("\"schemaVersion\":2", "\"schemaVersion\":2 ");
+    assert_ok(delta_oci_read(&list, layout, &err));
+    assert_int_equal(list.count, 1);
+    assert_string_equal(list.items[0].name, "f");
+    delta_oci_list_release(&list);
+    assert_ok(delta_oci_push(layout, "v1", delta_buf_bytes(&model_file), NULL, &err));
+    forge("vnd.cncf.model.manifest", "vnd.example.manifest");
+    assert_ok(delta_oci_read(&list, layout, &err));
+    assert_int_equal(list.count, 0);
+    assert_int_equal(list.ignored, 1);
+    delta_oci_list_release(&list);
+}
+
+/* Debian's skopeo moves a signed delta to another layout, as it would to a registry. */
+static void oci_is_copied_by_skopeo(void **state)
+{
+    char command[1400];
+    struct delta_oci_list list;
+    struct delta_buf out;
+
+    (void)state;
+    if (system("command -v skopeo > /dev/null") != 0) {
+        print_message("SKIP: skopeo is not installed; no other tool copies the layout\n");
+        skip();
+    }
+    snprintf(command, sizeof command,
+             "skopeo copy --quiet --insecure-policy oci:%s:v1-v2 oci:%s-copy:v1-v2 >/dev/null",
+             layout, layout);
+    assert_int_equal(system(command), 0);
+    strncat(layout, "-copy", sizeof layout - strlen(layout) - 1);
+    assert_ok(delta_oci_read(&list, layout, &err));
+    assert_int_equal(list.count, 1);
+    assert_string_equal(list.items[0].name, "v1-v2");
+    delta_oci_list_release(&list);
+    assert_ok(delta_oci_pull(layout, "v1-v2", &out, &err));
+    assert_int_equal(out.len, delta_file.len);
+    assert_memory_equal(out.data, delta_file.data, out.len);
+    delta_buf_release(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,6 +412,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(oci_refuses_damaged_blobs, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_hostile_manifests, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_hostile_indexes, setup, teardown),
+        cmocka_unit_test_setup_teardown(oci_lists_what_other_tools_copied, setup, teardown),
+        cmocka_unit_test_setup_teardown(oci_is_copied_by_skopeo, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
