@@ -549,6 +549,30 @@ static void cli_inspects_a_header_without_its_payload(void **state)
     assert_int_equal(unlink(bad), 0);
 }
 
+/* What rounding took away belongs to a delta that exists. */
+static void cli_keeps_a_residual_with_its_delta_only(void **state)
+{
+    char residual[300], out[300];
+
+    (void)state;
+    in_scratch(residual, "residual.flm");
+    in_scratch(out, "lossy.fld");
+    harness_run(&r, PROGRAM, "make", base, target, "--encoding", "int8", "--residual", residual,
+                "--out", "/nonexistent/lossy.fld", NULL);
+    assert_int_not_equal(r.status, 0);
+    assert_false(delta_file_exists(residual));
+    for (int i = 0; i < 2; i++) { /* the second time it is read */
+        harness_run(&r, PROGRAM, "make", base, target, "--encoding", "int8", "--residual", residual,
+                    "--out", out, NULL);
+        assert_int_equal(r.status, 0);
+        assert_true(delta_file_exists(residual));
+    }
+    harness_run(&r, PROGRAM, "verify", out, "--base", base, "--structure", NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "make", base, target, "--residual", residual, "--out", out, NULL);
+    assert_int_equal(r.status, 2);
+}
+
 static void assert_refused_in_a_line(const char *verb, const char *path)
 {
     if (r.status != 3)
@@ -693,6 +717,7 @@ int main(void)
         cmocka_unit_test(cli_sign_is_atomic_and_in_place),
         cmocka_unit_test(cli_keygen_never_overwrites),
         cmocka_unit_test(cli_import_names_classes),
+        cmocka_unit_test(cli_keeps_a_residual_with_its_delta_only),
         cmocka_unit_test(cli_refuses_what_is_none_of_ours),
         cmocka_unit_test(cli_messages_cannot_command_a_terminal),
         cmocka_unit_test(cli_log_tells_the_chain),
