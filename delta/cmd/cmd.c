@@ -46,19 +46,37 @@ enum delta_status cmd_file_parse(struct cmd_file *file, struct delta_error *err)
     return st ? delta_fail_in(err, st, "'%s'", file->path) : DELTA_OK;
 }
 
+/* The bytes alone; errors name the file already. */
+static enum delta_status read_bytes(struct cmd_file *out, const char *path, struct delta_error *err)
+{
+    *out = (struct cmd_file){.path = path};
+    const enum delta_status st = delta_file_read(path, CMD_FILE_MAX, &out->bytes, err);
+    out->bytes.cap = CMD_FILE_MAX + 4096; /* room for a signature */
+    return st;
+}
+
 enum delta_status cmd_file_open(struct cmd_file *out, const char *path, struct delta_error *err)
 {
-    enum delta_status st;
+    enum delta_status st = read_bytes(out, path, err);
 
-    *out = (struct cmd_file){.path = path};
-    st = delta_file_read(path, CMD_FILE_MAX, &out->bytes, err);
-    if (st)
-        return st;                        /* names the file already */
-    out->bytes.cap = CMD_FILE_MAX + 4096; /* room for a signature */
-    st = cmd_file_parse(out, err);
+    if (!st)
+        st = cmd_file_parse(out, err);
     if (st)
         cmd_file_release(out);
     return st;
+}
+
+enum delta_status cmd_file_parse_trusted(struct cmd_file *file, const struct delta_keyring *ring,
+                                         struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    if (ring->count) {
+        st = delta_container_verify(delta_buf_bytes(&file->bytes), ring, NULL, err);
+        if (st)
+            st = delta_fail_in(err, st, "'%s'", file->path);
+    }
+    return st ? st : cmd_file_parse(file, err);
 }
 
 enum delta_status cmd_model_open(struct cmd_file *out, const char *path, struct delta_error *err)
@@ -119,30 +137,16 @@ void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring
         out->trust = CMD_TRUST_HELD;
 }
 
-enum delta_status cmd_demand_trust(const struct cmd_file *file, const struct delta_keyring *ring,
-                                   struct delta_error *err)
-{
-    struct cmd_signature signature;
-
-    cmd_signature(file, ring, &signature);
-    if (signature.trust != CMD_TRUST_REFUSED)
-        return DELTA_OK;
-    *err = signature.why;
-    return signature.status;
-}
-
 enum delta_status cmd_delta_open(struct cmd_file *out, const char *path,
                                  const struct delta_keyring *ring, struct delta_error *err)
 {
-    enum delta_status st = cmd_file_open(out, path, err);
+    enum delta_status st = read_bytes(out, path, err);
 
-    if (st)
-        return st;
-    if (out->kind != CMD_DELTA)
+    if (!st)
+        st = cmd_file_parse_trusted(out, ring, err);
+    if (!st && out->kind != CMD_DELTA)
         st = delta_fail(err, DELTA_FORMAT, "'%s' is a %s, a delta is needed here", path,
                         cmd_kind_name(out->kind));
-    if (!st)
-        st = cmd_demand_trust(out, ring, err);
     if (st)
         cmd_file_release(out);
     return st;

@@ -57,7 +57,12 @@ DELTA_MUST_USE enum delta_status cmd_file_open(struct cmd_file *out, const char 
                                                struct delta_error *err);
 /* Fills the rest of a file whose path and bytes are set; release it either way. */
 DELTA_MUST_USE enum delta_status cmd_file_parse(struct cmd_file *file, struct delta_error *err);
-/* As above, but a delta is FORMAT. */
+/* The same for a container, but with keys in the ring one of them must have signed it: nothing is
+ * unpacked for a stranger.  fails: SIGNATURE, UNTRUSTED */
+DELTA_MUST_USE enum delta_status cmd_file_parse_trusted(struct cmd_file *file,
+                                                        const struct delta_keyring *ring,
+                                                        struct delta_error *err);
+/* As cmd_file_open(), but a delta is FORMAT. */
 DELTA_MUST_USE enum delta_status cmd_model_open(struct cmd_file *out, const char *path,
                                                 struct delta_error *err);
 void cmd_file_release(struct cmd_file *file);
@@ -88,10 +93,6 @@ struct cmd_signature {
 /* Signature state of an opened file. A ring without keys asks nobody: NOT_CHECKED. */
 void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring,
                    struct cmd_signature *out);
-/* The same as a demand: SIGNATURE or UNTRUSTED where keys are given and none signed. */
-DELTA_MUST_USE enum delta_status cmd_demand_trust(const struct cmd_file *file,
-                                                  const struct delta_keyring *ring,
-                                                  struct delta_error *err);
 /* Opens a delta; with keys in the ring it must be signed by one of them. */
 DELTA_MUST_USE enum delta_status cmd_delta_open(struct cmd_file *out, const char *path,
                                                 const struct delta_keyring *ring,

@@ -85,9 +85,7 @@ static enum delta_status keep(struct delta_buf *bytes, const char *name, const c
 
     *bytes = (struct delta_buf){0}; /* the file's from here on */
     if (!st)
-        st = cmd_file_parse(&file, err);
-    if (!st)
-        st = cmd_demand_trust(&file, &ring, err);
+        st = cmd_file_parse_trusted(&file, &ring, err);
     if (!st)
         st = delta_file_write(out, delta_buf_bytes(&file.bytes), 0644, err);
     cmd_file_release(&file);

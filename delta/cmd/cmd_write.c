@@ -130,13 +130,17 @@ static int report_delta(const struct args *args, const struct delta_buf *file)
     return rc;
 }
 
+/* residual: NULL, or what rounding took away. It is kept when the delta is, not before: what never
+ * got out must not be missing from the next one. */
 static int finish_delta(const struct args *args, enum delta_status st, struct delta_buf *file,
-                        struct delta_error *err)
+                        const struct delta_model *residual, struct delta_error *err)
 {
     int rc;
 
     if (!st)
         st = sign_and_write(args, file, err);
+    if (!st && residual)
+        st = delta_model_save(residual, args->residual, err);
     rc = st ? delta_cli_fail(args->help, err) : report_delta(args, file);
     delta_buf_release(file);
     return rc;
@@ -163,24 +167,22 @@ static enum delta_status lossy_options(const struct args *args, struct delta_opt
     return st;
 }
 
+/* residual: zeroed; the caller releases it either way */
 static enum delta_status make(const struct args *args, struct delta_buf *out,
-                              struct delta_error *err)
+                              struct delta_model *residual, struct delta_error *err)
 {
     const struct delta_clock clock = delta_clock_system();
     struct delta_provenance made = {.software = "frostline " FROSTLINE_VERSION};
     struct delta_options options = {.zstd_level = (int)args->level};
     struct delta_progress progress;
-    struct delta_model residual = DELTA_MODEL_INIT;
     struct cmd_file base, target = {.path = NULL};
-    enum delta_status st = lossy_options(args, &options, &residual, err);
+    enum delta_status st = lossy_options(args, &options, residual, err);
 
     *out = (struct delta_buf){0};
     if (!st)
         st = cmd_model_open(&base, args->base, err);
-    if (st) {
-        delta_model_release(&residual);
+    if (st)
         return st;
-    }
     st = cmd_model_open(&target, args->files[0], err);
     delta_buf_release(&base.bytes); /* the models hold copies */
     delta_buf_release(&target.bytes);
@@ -195,9 +197,6 @@ static enum delta_status make(const struct args *args, struct delta_buf *out,
         st = delta_diff_watched(&base.model, &target.model, &options, show_progress, &progress, out,
                                 err);
     delta_progress_end(&progress);
-    if (!st && args->residual)
-        st = delta_model_save(&residual, args->residual, err);
-    delta_model_release(&residual);
     cmd_file_release(&target);
     cmd_file_release(&base);
     return st;
@@ -252,6 +251,7 @@ int cmd_make(int argc, char **argv)
         OPT_JSON(args),
         {.name = NULL}};
     struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_model residual = DELTA_MODEL_INIT;
     struct delta_buf file;
     int first, rc = delta_opt_parse(&help, opts, argc, argv, &first);
 
@@ -260,7 +260,10 @@ int cmd_make(int argc, char **argv)
     args.base = argv[first];
     args.files = argv + first + 1;
     args.count = 1;
-    return finish_delta(&args, make(&args, &file, &err), &file, &err);
+    const enum delta_status st = make(&args, &file, &residual, &err);
+    rc = finish_delta(&args, st, &file, args.residual ? &residual : NULL, &err);
+    delta_model_release(&residual);
+    return rc;
 }
 
 /* ---- apply ---- */
@@ -403,7 +406,7 @@ static int run_derive(const struct delta_verb_help *help, bool back, int argc, c
     args.base = argv[first];
     args.files = argv + first + 1;
     args.count = argc - first - 1;
-    return finish_delta(&args, derive(&args, back, &file, &err), &file, &err);
+    return finish_delta(&args, derive(&args, back, &file, &err), &file, NULL, &err);
 }
 
 int cmd_invert(int argc, char **argv)

@@ -72,8 +72,8 @@ static enum delta_status open_both(struct apply *a, const char *base_path, const
     a->named = st != DELTA_OK;
     if (st)
         return st;
-    a->base_fd = open(base_path, O_RDONLY | O_CLOEXEC);
-    a->delta_fd = open(delta_path, O_RDONLY | O_CLOEXEC);
+    a->base_fd = open(base_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    a->delta_fd = open(delta_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (a->base_fd < 0 || a->delta_fd < 0)
         return delta_fail_errno(err, "cannot open '%s'", a->base_fd < 0 ? base_path : delta_path);
     if (!delta_digest_equal(&a->base.version, &a->reader.base))

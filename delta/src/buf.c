@@ -97,7 +97,7 @@ enum delta_status delta_buf_extend(struct delta_buf *buf, size_t len, uint8_t **
     if (len)
         memset(buf->data + buf->len, 0, len);
     if (at)
-        *at = buf->data + buf->len;
+        *at = buf->data ? buf->data + buf->len : NULL; /* NULL + 0 is undefined */
     buf->len += len;
     return DELTA_OK;
 }

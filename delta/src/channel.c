@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "channel_body.h"
 #include "delta/msg.h"
 
 #define CHANNEL_SCHEMA 1
@@ -240,11 +241,25 @@ static enum delta_status unseal(struct delta_msg_value root, const struct delta_
     return delta_public_key_verify(key, *body, signature, err);
 }
 
+enum delta_status delta_channel_read_body(struct delta_channel *out, struct delta_bytes body,
+                                          struct delta_error *err)
+{
+    struct delta_msg msg = {NULL, NULL};
+    struct delta_channel channel = {.serial = 0};
+    enum delta_status st = delta_msg_parse(&msg, body, err);
+
+    if (!st)
+        st = body_unpack(delta_msg_root(&msg), &channel, err);
+    delta_msg_release(&msg);
+    if (!st)
+        *out = channel;
+    return st;
+}
+
 enum delta_status delta_channel_open(struct delta_channel *out, struct delta_bytes sealed,
                                      const struct delta_keyring *ring, struct delta_error *err)
 {
-    struct delta_msg outer = {NULL, NULL}, inner = {NULL, NULL};
-    struct delta_channel channel = {.serial = 0};
+    struct delta_msg outer = {NULL, NULL};
     struct delta_bytes body;
     enum delta_status st;
 
@@ -255,13 +270,7 @@ enum delta_status delta_channel_open(struct delta_channel *out, struct delta_byt
     if (!st)
         st = unseal(delta_msg_root(&outer), ring, &body, err);
     if (!st)
-        st = delta_msg_parse(&inner, body, err);
-    if (!st)
-        st = body_unpack(delta_msg_root(&inner), &channel, err);
-    delta_msg_release(&inner);
+        st = delta_channel_read_body(out, body, err);
     delta_msg_release(&outer);
-    if (st)
-        return delta_fail_in(err, st, "channel document");
-    *out = channel;
-    return DELTA_OK;
+    return st ? delta_fail_in(err, st, "channel document") : DELTA_OK;
 }

@@ -298,8 +298,13 @@ enum delta_status delta_dir_make(const char *path, unsigned mode, struct delta_e
         if (kept != '/' && kept != '\0')
             continue;
         *p = '\0';
-        if (mkdir(part, (mode_t)mode) < 0 && errno != EEXIST)
+        const bool made = mkdir(part, (mode_t)mode) == 0;
+        if (!made && errno != EEXIST)
             return delta_fail_errno(err, "cannot make directory '%s'", part);
+        /* what is written below it is durable only when its own name is */
+        const enum delta_status st = made ? sync_parent(part, err) : DELTA_OK;
+        if (st)
+            return st;
         if (kept == '\0')
             break;
         *p = kept;
@@ -387,7 +392,7 @@ enum delta_status delta_path_join(char *out, size_t size, const char *dir, const
 
 enum delta_status delta_file_lock(const char *path, int *fd, struct delta_error *err)
 {
-    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (*fd < 0)
         return delta_fail_errno(err, "cannot open lock '%s'", path);
     if (flock(*fd, LOCK_EX | LOCK_NB) < 0) {

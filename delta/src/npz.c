@@ -6,6 +6,7 @@
 
 #include "delta/file.h"
 #include "delta/npy.h"
+#include "json_in.h"
 #include "pack.h"
 #include "safetensors_meta.h"
 
@@ -106,8 +107,6 @@ static enum delta_status find_content(struct delta_bytes file, size_t len, struc
         return delta_fail(err, DELTA_TRUNCATED, "states %zu bytes, fewer follow", len);
     member->content = delta_bytes(local + skip, len);
     member->end = member->at + skip + len;
-    if (crc32_more(0, member->content) != member->crc)
-        return delta_fail(err, DELTA_DIGEST, "differs from its checksum; the file is damaged");
     return DELTA_OK;
 }
 
@@ -181,6 +180,12 @@ static enum delta_status list_members(struct delta_bytes file, struct member **o
         if (members[i].at < members[i - 1].end)
             st = delta_fail(err, DELTA_FORMAT, "member '%.127s' overlaps the one before it",
                             members[i].name);
+    /* after that: thousands of members over the same bytes would be summed again and again */
+    for (size_t i = 0; i < *count && !st; i++)
+        if (crc32_more(0, members[i].content) != members[i].crc)
+            st = delta_fail(err, DELTA_DIGEST,
+                            "member '%.127s' differs from its checksum; the file is damaged",
+                            members[i].name);
     if (st) {
         free(members);
         return st;
@@ -220,17 +225,11 @@ static enum delta_status load_tensor(struct delta_model *model, const struct mem
 static enum delta_status load_meta(const struct member *member, json_t **out,
                                    struct delta_error *err)
 {
-    json_error_t detail;
-
     if (member->content.len > META_MAX)
         return delta_fail(err, DELTA_LIMIT, "has %zu bytes", member->content.len);
     if (*out)
         return delta_fail(err, DELTA_FORMAT, "occurs twice");
-    *out = json_loadb((const char *)member->content.data, member->content.len,
-                      JSON_REJECT_DUPLICATES, &detail);
-    return *out ? DELTA_OK
-                : delta_fail(err, DELTA_FORMAT, "is not JSON: %.200s at byte %d", detail.text,
-                             detail.position);
+    return delta_json_parse(member->content, out, err);
 }
 
 enum delta_status delta_npz_decode(struct delta_model *out, struct delta_bytes file,

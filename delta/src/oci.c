@@ -1,7 +1,6 @@
 #include "delta/oci.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,10 +9,10 @@
 
 #include "container.h"
 #include "delta/file.h"
+#include "json_in.h"
 
 #define PATH_ROOM 4352
 #define JSON_MAX ((size_t)1 << 20) /* of index.json, a manifest, a config */
-#define BRACKETS_MAX 65536
 
 #define TYPE_INDEX "application/vnd.oci.image.index.v1+json"
 #define TYPE_MANIFEST "application/vnd.oci.image.manifest.v1+json"
@@ -58,28 +57,6 @@ static const char *text_of(const json_t *object, const char *key)
     return text ? text : "";
 }
 
-static enum delta_status parse_json(struct delta_bytes bytes, json_t **out, struct delta_error *err)
-{
-    json_error_t detail;
-    size_t brackets = 0;
-
-    /* The parser takes some forty times as much memory as brackets take bytes. */
-    for (size_t i = 0; i < bytes.len; i++)
-        brackets += bytes.data[i] == '[' || bytes.data[i] == '{';
-    if (brackets > BRACKETS_MAX)
-        return delta_fail(err, DELTA_LIMIT, "more than %d brackets", BRACKETS_MAX);
-    *out = json_loadb((const char *)bytes.data, bytes.len, JSON_REJECT_DUPLICATES, &detail);
-    if (!*out)
-        return delta_fail(err, DELTA_FORMAT, "not JSON: %.200s at byte %d", detail.text,
-                          detail.position);
-    if (!json_is_object(*out)) {
-        json_decref(*out);
-        *out = NULL;
-        return delta_fail(err, DELTA_FORMAT, "not a JSON object");
-    }
-    return DELTA_OK;
-}
-
 static enum delta_status read_json(const char *dir, const char *name, json_t **out,
                                    struct delta_error *err)
 {
@@ -91,7 +68,7 @@ static enum delta_status read_json(const char *dir, const char *name, json_t **o
         st = delta_file_read(path, JSON_MAX, &file, err);
     if (st)
         return st;
-    st = parse_json(delta_buf_bytes(&file), out, err);
+    st = delta_json_parse(delta_buf_bytes(&file), out, err);
     delta_buf_release(&file);
     return st ? delta_fail_in(err, st, "'%s'", path) : DELTA_OK;
 }
@@ -169,7 +146,7 @@ static enum delta_status read_json_blob(const char *dir, const struct descriptor
 
     if (st)
         return st;
-    st = parse_json(delta_buf_bytes(&blob), out, err);
+    st = delta_json_parse(delta_buf_bytes(&blob), out, err);
     delta_buf_release(&blob);
     return st;
 }
@@ -209,6 +186,21 @@ static const char *name_of(const json_t *entry)
     return text_of(json_object_get(entry, "annotations"), NOTE_NAME);
 }
 
+/* Is this entry's manifest one of ours? Tools that copy layouts leave the type out of the index. */
+static bool is_artifact(const char *dir, const json_t *entry, const struct descriptor *manifest)
+{
+    const json_t *stated = json_object_get(entry, "artifactType");
+    json_t *json = NULL;
+    bool yes;
+
+    if (stated)
+        return strcmp(text_of(entry, "artifactType"), TYPE_ARTIFACT) == 0;
+    yes = !read_json_blob(dir, manifest, &json, NULL) &&
+          strcmp(text_of(json, "artifactType"), TYPE_ARTIFACT) == 0;
+    json_decref(json);
+    return yes;
+}
+
 enum delta_status delta_oci_read(struct delta_oci_list *out, const char *dir,
                                  struct delta_error *err)
 {
@@ -227,9 +219,9 @@ enum delta_status delta_oci_read(struct delta_oci_list *out, const char *dir,
         const json_t *entry = json_array_get(list, i);
         struct delta_oci_item *item = &out->items[out->count];
         struct descriptor manifest;
-        if (strcmp(text_of(entry, "artifactType"), TYPE_ARTIFACT) != 0 ||
-            check_name(name_of(entry), NULL) ||
-            read_descriptor(entry, TYPE_MANIFEST, JSON_MAX, &manifest, NULL)) {
+        if (check_name(name_of(entry), NULL) ||
+            read_descriptor(entry, TYPE_MANIFEST, JSON_MAX, &manifest, NULL) ||
+            !is_artifact(dir, entry, &manifest)) {
             out->ignored++;
             continue;
         }
@@ -467,12 +459,9 @@ static enum delta_status write_manifest(const char *dir, const char *name, struc
     return st;
 }
 
-/* `dir` is a layout afterwards, or was one. */
-static enum delta_status make_layout(const char *dir, struct delta_error *err)
+/* `dir` is a layout already, or an empty directory that may become one; made where it is absent. */
+static enum delta_status check_place(const char *dir, struct delta_error *err)
 {
-    static const char layout[] = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
-    static const char index[] =
-        "{\"schemaVersion\":2,\"mediaType\":\"" TYPE_INDEX "\",\"manifests\":[]}\n";
     struct delta_dir_list list = {NULL, 0};
     char path[PATH_ROOM];
     enum delta_status st = delta_path_join(path, sizeof path, dir, "oci-layout", err);
@@ -487,8 +476,21 @@ static enum delta_status make_layout(const char *dir, struct delta_error *err)
         (list.count == 1 && strcmp(list.names[0], "index.json") != 0))
         st = delta_fail(err, DELTA_FORMAT, "'%s' is no OCI layout, and not empty", dir);
     delta_dir_list_release(&list);
-    if (!st)
-        st = delta_path_join(path, sizeof path, dir, "index.json", err);
+    return st;
+}
+
+/* Under the lock: whoever came second finds the layout that the first has made. */
+static enum delta_status make_layout(const char *dir, struct delta_error *err)
+{
+    static const char layout[] = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
+    static const char index[] =
+        "{\"schemaVersion\":2,\"mediaType\":\"" TYPE_INDEX "\",\"manifests\":[]}\n";
+    char path[PATH_ROOM];
+    enum delta_status st = delta_path_join(path, sizeof path, dir, "oci-layout", err);
+
+    if (st || delta_file_exists(path))
+        return st;
+    st = delta_path_join(path, sizeof path, dir, "index.json", err);
     if (!st)
         st = delta_file_write(path, delta_bytes(index, sizeof index - 1), 0644, err);
     if (!st)
@@ -543,11 +545,13 @@ enum delta_status delta_oci_push(const char *dir, const char *name, struct delta
     if (!st)
         st = look_into(file, &about, err);
     if (!st)
-        st = make_layout(dir, err);
+        st = check_place(dir, err);
     if (!st)
         st = delta_path_join(path, sizeof path, dir, ".push-lock", err);
     if (!st)
         st = delta_file_lock(path, &lock, err);
+    if (!st)
+        st = make_layout(dir, err);
     if (!st)
         st = delta_path_join(path, sizeof path, dir, "blobs/sha256", err);
     if (!st)

@@ -59,7 +59,7 @@ static enum delta_status read_front(struct delta_front *front, int fd, const cha
 enum delta_status delta_front_read(struct delta_front *front, const char *path,
                                    struct delta_error *err)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
     enum delta_status st;
 
     *front = (struct delta_front){.file_len = 0};

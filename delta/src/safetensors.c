@@ -4,13 +4,11 @@
 #include <string.h>
 
 #include "delta/file.h"
+#include "json_in.h"
 #include "pack.h"
 #include "safetensors_meta.h"
 
-/* Real headers have some hundred bytes per tensor. The JSON parser takes up to some forty times
- * the header's size, and much more than that for nested brackets, which are counted first. */
-#define HEADER_MAX ((size_t)8 << 20)
-#define BRACKETS_MAX 65536
+#define HEADER_MAX ((size_t)8 << 20) /* real ones have some hundred bytes per tensor */
 
 struct entry {
     const char *name;
@@ -27,27 +25,6 @@ void delta_safetensors_info_release(struct delta_safetensors_info *info)
 }
 
 /* ---- the JSON header ---- */
-
-static enum delta_status parse_json(struct delta_bytes text, json_t **out, struct delta_error *err)
-{
-    json_error_t detail;
-    size_t brackets = 0;
-
-    for (size_t i = 0; i < text.len; i++)
-        brackets += text.data[i] == '[' || text.data[i] == '{';
-    if (brackets > BRACKETS_MAX)
-        return delta_fail(err, DELTA_LIMIT, "the header has more than %d brackets", BRACKETS_MAX);
-    *out = json_loadb((const char *)text.data, text.len, JSON_REJECT_DUPLICATES, &detail);
-    if (!*out)
-        return delta_fail(err, DELTA_FORMAT, "the header is not JSON: %.200s at byte %d",
-                          detail.text, detail.position);
-    if (!json_is_object(*out)) {
-        json_decref(*out);
-        *out = NULL;
-        return delta_fail(err, DELTA_FORMAT, "the header is not a JSON object");
-    }
-    return DELTA_OK;
-}
 
 static enum delta_status split(struct delta_bytes file, struct delta_bytes *header,
                                struct delta_bytes *data, struct delta_error *err)
@@ -215,8 +192,11 @@ enum delta_status delta_safetensors_decode_as(struct delta_model *out, struct de
 
     if (info)
         *info = (struct delta_safetensors_info){NULL, 0};
-    if (!st)
-        st = parse_json(header, &json, err);
+    if (!st) {
+        st = delta_json_parse(header, &json, err);
+        if (st)
+            st = delta_fail_in(err, st, "the header");
+    }
     if (!st)
         st = list_entries(json, data.len, &entries, &count, err);
     for (size_t i = 0; i < count && !st; i++) {

@@ -4,6 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Words of a file or a peer get into these texts: what could move a terminal's cursor, or make two
+ * lines of one, is shown as '?'. */
+static void make_plain(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
+
 enum delta_status delta_fail(struct delta_error *err, enum delta_status status, const char *fmt,
                              ...)
 {
@@ -13,6 +22,7 @@ enum delta_status delta_fail(struct delta_error *err, enum delta_status status, 
         err->status = status;
         vsnprintf(err->text, sizeof err->text, fmt, args);
         va_end(args);
+        make_plain(err->text);
     }
     return status;
 }
@@ -38,6 +48,7 @@ enum delta_status delta_fail_errno(struct delta_error *err, const char *fmt, ...
         va_end(args);
         const size_t used = strlen(err->text);
         snprintf(err->text + used, sizeof err->text - used, ": %s", strerror(code));
+        make_plain(err->text);
     }
     return status;
 }
@@ -60,6 +71,7 @@ enum delta_status delta_fail_in(struct delta_error *err, enum delta_status statu
         memcpy(err->text, prefix, head + 1);
         if (head < sizeof err->text)
             snprintf(err->text + head, sizeof err->text - head, ": %s", below);
+        make_plain(err->text);
     }
     return status;
 }

@@ -1,8 +1,10 @@
 #include "checkpoint.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "delta/file.h"
 #include "delta/hash.h"
@@ -208,9 +210,16 @@ static enum delta_status open_file(struct learner_checkpoint_file *out, struct d
     size_t len = 0;
     enum delta_status st;
 
-    out->file = fopen(path, "rb");
-    if (!out->file || fstat(fileno(out->file), &info))
-        return delta_fail_errno(err, "cannot open");
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
+    out->file = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!out->file) {
+        st = delta_fail_errno(err, "cannot open");
+        if (fd >= 0)
+            close(fd);
+        return st;
+    }
+    if (fstat(fd, &info))
+        return delta_fail_errno(err, "cannot examine");
     if (!S_ISREG(info.st_mode))
         return delta_fail(err, DELTA_FORMAT, "not a file");
     st = read_exactly(out->file, front, sizeof front, err);

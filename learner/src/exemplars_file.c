@@ -117,9 +117,9 @@ done:
     return st;
 }
 
-/* Class list and labels of one set; pixels are still to be copied. */
+/* Class list and labels of one set; pixels are still to be copied: `room` bytes at most. */
 static enum delta_status get_set(struct learner_samples *out, struct delta_msg_value map,
-                                 struct delta_error *err)
+                                 size_t room, struct delta_error *err)
 {
     uint64_t channels, height, width;
     struct delta_msg_value classes;
@@ -134,6 +134,9 @@ static enum delta_status get_set(struct learner_samples *out, struct delta_msg_v
         return st;
     if (labels.len % 2)
         return delta_fail(err, DELTA_FORMAT, "labels: odd length");
+    /* no more is reserved than the file brings; the product has at most 43 bits */
+    if (channels * height * width * (labels.len / 2) > room)
+        return delta_fail(err, DELTA_TRUNCATED, "pixels end early");
     st = learner_samples_reserve(out, (uint32_t)channels, (uint32_t)height, (uint32_t)width,
                                  labels.len / 2, delta_msg_count(classes), err);
     for (size_t k = 0; !st && k < out->class_count; k++) {
@@ -184,9 +187,9 @@ static enum delta_status decode(struct learner_exemplars *out, struct delta_byte
         st = delta_fail(err, DELTA_UNSUPPORTED, "schema %llu is newer than this program",
                         (unsigned long long)schema);
     if (!st)
-        st = get_set(&out->replay, delta_msg_find(map, "replay"), err);
+        st = get_set(&out->replay, delta_msg_find(map, "replay"), file.len, err);
     if (!st)
-        st = get_set(&out->probe, delta_msg_find(map, "probe"), err);
+        st = get_set(&out->probe, delta_msg_find(map, "probe"), file.len, err);
     delta_msg_release(&msg);
     if (st)
         return st;

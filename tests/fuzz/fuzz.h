@@ -8,4 +8,13 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* ---- for readers that want a path (fuzz_file.c) ---- */
+
+/* A file in memory with these bytes, and the SHA-256 of them behind where `digest` is set (a fuzzer
+ * would never find it). Its path stays valid until the next call, which replaces the file. */
+const char *fuzz_file(const uint8_t *data, size_t size, int digest);
+/* A directory in memory (or below TMPDIR), the same one each time; removed when the program ends.
+ */
+const char *fuzz_dir(void);
+
 #endif

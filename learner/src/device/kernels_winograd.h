@@ -315,23 +315,12 @@ static void winograd_output(const struct learner_winograd_tile *tile,
 /* The lanes that F names for a step of a transposition */
 #if LANES == 16
 #define WINOGRAD_LANES(F, s)                                                                       \
-    (mask)                                                                                         \
-    {                                                                                              \
-        F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s), F(8, s), F(9, s),  \
-            F(10, s), F(11, s), F(12, s), F(13, s), F(14, s), F(15, s)                             \
-    }
+    F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s), F(8, s), F(9, s),      \
+        F(10, s), F(11, s), F(12, s), F(13, s), F(14, s), F(15, s)
 #elif LANES == 8
-#define WINOGRAD_LANES(F, s)                                                                       \
-    (mask)                                                                                         \
-    {                                                                                              \
-        F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s)                     \
-    }
+#define WINOGRAD_LANES(F, s) F(0, s), F(1, s), F(2, s), F(3, s), F(4, s), F(5, s), F(6, s), F(7, s)
 #else
-#define WINOGRAD_LANES(F, s)                                                                       \
-    (mask)                                                                                         \
-    {                                                                                              \
-        F(0, s), F(1, s), F(2, s), F(3, s)                                                         \
-    }
+#define WINOGRAD_LANES(F, s) F(0, s), F(1, s), F(2, s), F(3, s)
 #endif
 #define WINOGRAD_LOW(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
 #define WINOGRAD_HIGH(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
@@ -339,8 +328,8 @@ static void winograd_output(const struct learner_winograd_tile *tile,
     for (size_t i = 0; i < LANES; i++)                                                             \
         if (!(i & (s))) {                                                                          \
             const vec top = a[i], bottom = a[i + (s)];                                             \
-            a[i] = __builtin_shuffle(top, bottom, WINOGRAD_LANES(WINOGRAD_LOW, s));                \
-            a[i + (s)] = __builtin_shuffle(top, bottom, WINOGRAD_LANES(WINOGRAD_HIGH, s));         \
+            a[i] = __builtin_shufflevector(top, bottom, WINOGRAD_LANES(WINOGRAD_LOW, s));          \
+            a[i + (s)] = __builtin_shufflevector(top, bottom, WINOGRAD_LANES(WINOGRAD_HIGH, s));   \
         }
 
 /* Rows become columns: in steps of 1, 2, 4.. lanes, rows i and i + step swap their halves. */

@@ -549,36 +549,101 @@ static void cli_inspects_a_header_without_its_payload(void **state)
     assert_int_equal(unlink(bad), 0);
 }
 
+/* What rounding took away belongs to a delta that exists. */
+static void cli_keeps_a_residual_with_its_delta_only(void **state)
+{
+    char residual[300], out[300];
+
+    (void)state;
+    in_scratch(residual, "residual.flm");
+    in_scratch(out, "lossy.fld");
+    harness_run(&r, PROGRAM, "make", base, target, "--encoding", "int8", "--residual", residual,
+                "--out", "/nonexistent/lossy.fld", NULL);
+    assert_int_not_equal(r.status, 0);
+    assert_false(delta_file_exists(residual));
+    for (int i = 0; i < 2; i++) { /* the second time it is read */
+        harness_run(&r, PROGRAM, "make", base, target, "--encoding", "int8", "--residual", residual,
+                    "--out", out, NULL);
+        assert_int_equal(r.status, 0);
+        assert_true(delta_file_exists(residual));
+    }
+    harness_run(&r, PROGRAM, "verify", out, "--base", base, "--structure", NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "make", base, target, "--residual", residual, "--out", out, NULL);
+    assert_int_equal(r.status, 2);
+}
+
+static void assert_refused_in_a_line(const char *verb, const char *path)
+{
+    if (r.status != 3)
+        fail_msg("%s %s: exit status %d: %s", verb, path, r.status, r.err);
+    assert_int_equal(r.out[0], '\0');
+    assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
+    if (!strstr(r.err, path))
+        fail_msg("%s %s: the file is not named: %s", verb, path, r.err);
+}
+
+/* Words of a file reach a terminal through error messages: not its commands. */
+static void cli_messages_cannot_command_a_terminal(void **state)
+{
+    static const char header[] = "{\"a\":{\"dtype\":\"\\u001b[2J\\n\",\"shape\":[1],"
+                                 "\"data_offsets\":[0,4]}}";
+    struct delta_error err = DELTA_ERROR_INIT;
+    uint8_t file[8 + sizeof header - 1 + 4] = {sizeof header - 1};
+    char evil[300];
+
+    (void)state;
+    in_scratch(evil, "evil.safetensors");
+    memcpy(file + 8, header, sizeof header - 1);
+    assert_ok(delta_file_write(evil, delta_bytes(file, sizeof file), 0644, &err));
+    harness_run(&r, PROGRAM, "inspect", evil, NULL);
+    assert_refused_in_a_line("inspect", evil);
+    assert_null(strchr(r.err, '\033'));
+    assert_non_null(strstr(r.err, "dtype '?[2J?'"));
+}
+
 /* Whatever is no file of ours: one line and the exit status of its class. */
 static void cli_refuses_what_is_none_of_ours(void **state)
 {
     static const char *const verbs[] = {"inspect", "verify", "digest"};
     struct delta_error err = DELTA_ERROR_INIT;
     struct delta_buf file;
-    char words[300], half[300], sparse[300];
+    char words[300], half[300], sparse[300], empty[300], fifo[300];
 
     (void)state;
+    in_scratch(empty, "empty.flm");
+    in_scratch(fifo, "fifo");
+    assert_ok(delta_file_write(empty, delta_bytes("", 0), 0644, &err));
+    assert_int_equal(mkfifo(fifo, 0600), 0); /* nobody will ever write into it */
     in_scratch(words, "words.txt");
-    in_scratch(half, "half.flm");
-    in_scratch(sparse, "sparse.flm");
+    in_scratch(half, "half.fld");
+    in_scratch(sparse, "sparse.fld");
     assert_ok(delta_file_write(words, delta_bytes("once upon a time", 16), 0644, &err));
-    assert_ok(delta_file_read(base, 1 << 20, &file, &err));
+    assert_ok(delta_file_read(fld, 1 << 20, &file, &err));
     assert_ok(delta_file_write(half, delta_bytes(file.data, file.len / 2), 0644, &err));
     assert_ok(delta_file_write(sparse, delta_bytes(file.data, file.len), 0644, &err));
     delta_buf_release(&file);
     assert_int_equal(truncate(sparse, (off_t)1 << 40), 0); /* a terabyte of nothing */
-    const char *const bad[] = {words, half, sparse, scratch.path, "/nonexistent", "/dev/null"};
-    for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; v++)
-        for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    const char *const bad[] = {words, half,           sparse,      empty,
+                               fifo,  "/nonexistent", "/dev/null", scratch.path};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; v++) {
             harness_run(&r, PROGRAM, verbs[v], bad[i], NULL);
-            if (r.status != 3)
-                fail_msg("%s %s: exit status %d: %s", verbs[v], bad[i], r.status, r.err);
-            assert_int_equal(r.out[0], '\0');
-            assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
-            assert_non_null(strstr(r.err, bad[i]));
+            assert_refused_in_a_line(verbs[v], bad[i]);
         }
+        harness_run(&r, PROGRAM, "inspect", "--header", bad[i], NULL);
+        assert_refused_in_a_line("inspect --header", bad[i]);
+        harness_run(&r, PROGRAM, "apply", base, bad[i], "--out", words, NULL);
+        assert_refused_in_a_line("apply BASE", bad[i]);
+        harness_run(&r, PROGRAM, "apply", bad[i], fld, "--out", words, NULL);
+        assert_refused_in_a_line("apply", bad[i]);
+        harness_run(&r, PROGRAM, "import", bad[i], "--out", words, NULL);
+        assert_refused_in_a_line("import", bad[i]);
+    }
     assert_int_equal(unlink(sparse), 0);
     assert_int_equal(unlink(half), 0);
+    assert_int_equal(unlink(empty), 0);
+    assert_int_equal(unlink(fifo), 0);
 }
 
 static void cli_usage(void **state)
@@ -652,7 +717,9 @@ int main(void)
         cmocka_unit_test(cli_sign_is_atomic_and_in_place),
         cmocka_unit_test(cli_keygen_never_overwrites),
         cmocka_unit_test(cli_import_names_classes),
+        cmocka_unit_test(cli_keeps_a_residual_with_its_delta_only),
         cmocka_unit_test(cli_refuses_what_is_none_of_ours),
+        cmocka_unit_test(cli_messages_cannot_command_a_terminal),
         cmocka_unit_test(cli_log_tells_the_chain),
         cmocka_unit_test(cli_exports_and_imports_npz),
         cmocka_unit_test(cli_pushes_and_pulls),

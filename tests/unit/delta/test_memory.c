@@ -1,5 +1,6 @@
 /* Whatever the bytes, looking at n of them takes at most 64 n + 64 MiB of address space, program
- * included. The limit is set on the process, so that nobody can look away. */
+ * included, and no work out of all proportion. The limits are set on the process, so that nobody
+ * can look away. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #define PROGRAM "frostline-delta"
 #define FACTOR 64
 #define CONSTANT ((rlim_t)64 << 20)
+#define SECONDS 10 /* of processor time; honest files of these sizes take a tenth */
 
 static struct harness_scratch scratch;
 static struct delta_error err;
@@ -45,9 +47,9 @@ static int inspect_limited(const char *path, rlim_t limit)
 
     assert_true(child >= 0);
     if (child == 0) {
-        const struct rlimit all = {limit, limit};
-        if (setrlimit(RLIMIT_AS, &all) || !freopen("/dev/null", "w", stdout) ||
-            !freopen("/dev/null", "w", stderr))
+        const struct rlimit all = {limit, limit}, time = {SECONDS, SECONDS};
+        if (setrlimit(RLIMIT_AS, &all) || setrlimit(RLIMIT_CPU, &time) ||
+            !freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
             _exit(120);
         execl(program, PROGRAM, "inspect", path, (char *)NULL);
         _exit(121);
@@ -134,6 +136,47 @@ static void memory_of_bombs_is_bounded(void **state)
     assert_frugal(made_file("members.npz", TEXT("PK\3\4"), TEXT("PK\1\2"), mib), 3);
 }
 
+static void put_le(uint8_t *at, size_t len, uint64_t value)
+{
+    for (size_t i = 0; i < len; i++)
+        at[i] = (uint8_t)(value >> (8 * i));
+}
+
+/* A zip whose 8192 members all are the same 8 MiB: to sum each up would take minutes. */
+static void work_on_an_overlapping_zip_is_bounded(void **state)
+{
+    const size_t content = 8 << 20, members = 8192, local = 31, entry = 47;
+    const size_t len = local + content + members * entry + 22;
+    const char *path = harness_path(&scratch, "overlap.npz");
+    uint8_t *file = calloc(len, 1), *at = file + local + content;
+
+    (void)state;
+    assert_non_null(file);
+    memcpy(file, "PK\3\4", 4);
+    put_le(file + 18, 4, content);
+    put_le(file + 22, 4, content);
+    put_le(file + 26, 2, 1);
+    file[30] = 'a';
+    const uint32_t sum = 0x1ad2bc45; /* wrong ones would end it after the first */
+    put_le(file + 14, 4, sum);
+    for (size_t i = 0; i < members; i++, at += entry) {
+        memcpy(at, "PK\1\2", 4);
+        put_le(at + 16, 4, sum);
+        put_le(at + 20, 4, content);
+        put_le(at + 24, 4, content);
+        put_le(at + 28, 2, 1);
+        at[46] = 'a';
+    }
+    memcpy(at, "PK\5\6", 4);
+    put_le(at + 8, 2, members);
+    put_le(at + 10, 2, members);
+    put_le(at + 12, 4, members * entry);
+    put_le(at + 16, 4, local + content);
+    assert_ok(delta_file_write(path, delta_bytes(file, len), 0644, &err));
+    free(file);
+    assert_frugal(path, 3);
+}
+
 /* That the limit bites at all: a few MiB are not enough for the program itself. */
 static void memory_limit_is_felt(void **state)
 {
@@ -149,6 +192,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_of_golden_files_is_bounded),
         cmocka_unit_test(memory_of_bombs_is_bounded),
+        cmocka_unit_test(work_on_an_overlapping_zip_is_bounded),
         cmocka_unit_test(memory_limit_is_felt),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "delta/file.h"
@@ -176,6 +177,32 @@ static void oci_refuses_names_and_places(void **state)
     assert_status(pull("v1"), DELTA_NOT_FOUND);
 }
 
+/* Two first pushes at once: had the second made the layout anew, what the first pushed would be
+ * gone. So nothing is made by whoever does not hold the lock. */
+static void oci_layout_is_made_under_the_lock(void **state)
+{
+    struct stat info;
+    int lock;
+
+    (void)state;
+    snprintf(layout, sizeof layout, "%s", harness_path(&scratch, "race"));
+    assert_ok(delta_dir_make(layout, 0755, &err));
+    assert_ok(delta_file_lock(in_layout(".push-lock"), &lock, &err));
+    assert_status(delta_oci_push(layout, "v1", delta_buf_bytes(&model_file), NULL, &err),
+                  DELTA_EXISTS);
+    assert_int_not_equal(stat(in_layout("oci-layout"), &info), 0);
+    assert_int_not_equal(stat(in_layout("index.json"), &info), 0);
+    assert_int_equal(close(lock), 0);
+    assert_ok(delta_oci_push(layout, "v1", delta_buf_bytes(&model_file), NULL, &err));
+    assert_ok(pull("v1"));
+    /* a lock that points elsewhere is not followed: it would make a file there */
+    assert_int_equal(unlink(in_layout(".push-lock")), 0);
+    assert_int_equal(symlink("../elsewhere", in_layout(".push-lock")), 0);
+    assert_int_not_equal(delta_oci_push(layout, "v2", delta_buf_bytes(&model_file), NULL, &err),
+                         DELTA_OK);
+    assert_int_not_equal(stat(harness_path(&scratch, "elsewhere"), &info), 0);
+}
+
 static void oci_refuses_damaged_blobs(void **state)
 {
     char manifest[300], layer[300];
@@ -329,15 +356,64 @@ static void oci_refuses_hostile_indexes(void **state)
     assert_status(pull("v1"), DELTA_UNSUPPORTED);
 }
 
+/* skopeo, for one, writes indexes without artifact types. */
+static void oci_lists_what_other_tools_copied(void **state)
+{
+    struct delta_oci_list list;
+
+    (void)state;
+    forge("\"schemaVersion\":2", "\"schemaVersion\":2 ");
+    assert_ok(delta_oci_read(&list, layout, &err));
+    assert_int_equal(list.count, 1);
+    assert_string_equal(list.items[0].name, "f");
+    delta_oci_list_release(&list);
+    assert_ok(delta_oci_push(layout, "v1", delta_buf_bytes(&model_file), NULL, &err));
+    forge("vnd.cncf.model.manifest", "vnd.example.manifest");
+    assert_ok(delta_oci_read(&list, layout, &err));
+    assert_int_equal(list.count, 0);
+    assert_int_equal(list.ignored, 1);
+    delta_oci_list_release(&list);
+}
+
+/* Debian's skopeo moves a signed delta to another layout, as it would to a registry. */
+static void oci_is_copied_by_skopeo(void **state)
+{
+    char command[1400];
+    struct delta_oci_list list;
+    struct delta_buf out;
+
+    (void)state;
+    if (system("command -v skopeo > /dev/null") != 0) {
+        print_message("SKIP: skopeo is not installed; no other tool copies the layout\n");
+        skip();
+    }
+    snprintf(command, sizeof command,
+             "skopeo copy --quiet --insecure-policy oci:%s:v1-v2 oci:%s-copy:v1-v2 >/dev/null",
+             layout, layout);
+    assert_int_equal(system(command), 0);
+    strncat(layout, "-copy", sizeof layout - strlen(layout) - 1);
+    assert_ok(delta_oci_read(&list, layout, &err));
+    assert_int_equal(list.count, 1);
+    assert_string_equal(list.items[0].name, "v1-v2");
+    delta_oci_list_release(&list);
+    assert_ok(delta_oci_pull(layout, "v1-v2", &out, &err));
+    assert_int_equal(out.len, delta_file.len);
+    assert_memory_equal(out.data, delta_file.data, out.len);
+    delta_buf_release(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(oci_gives_back_what_was_pushed, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_is_laid_out_as_specified, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_names_and_places, setup, teardown),
+        cmocka_unit_test_setup_teardown(oci_layout_is_made_under_the_lock, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_damaged_blobs, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_hostile_manifests, setup, teardown),
         cmocka_unit_test_setup_teardown(oci_refuses_hostile_indexes, setup, teardown),
+        cmocka_unit_test_setup_teardown(oci_lists_what_other_tools_copied, setup, teardown),
+        cmocka_unit_test_setup_teardown(oci_is_copied_by_skopeo, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,12 +96,34 @@ static void status_texts_never_overflow(void **state)
     assert_int_equal(delta_fail_in(NULL, DELTA_LIMIT, "nobody listens"), DELTA_LIMIT);
 }
 
+/* What a stranger wrote gets into these texts, and they go to terminals. */
+static void status_texts_hold_no_control_characters(void **state)
+{
+    static const char evil[] = "a\033[2J\nb\r\007\177";
+    static const char tame[] = "a?[2J?b???";
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    assert_int_equal(delta_fail(&err, DELTA_FORMAT, "dtype '%s'", evil), DELTA_FORMAT);
+    assert_non_null(strstr(err.text, tame));
+    assert_int_equal(delta_fail_in(&err, DELTA_FORMAT, "member '%s'", evil), DELTA_FORMAT);
+    assert_ptr_equal(strstr(err.text, tame), err.text + strlen("member '"));
+    assert_non_null(strstr(err.text + 12, tame));
+    errno = ENOENT;
+    assert_int_equal(delta_fail_errno(&err, "cannot open '%s'", evil), DELTA_NOT_FOUND);
+    assert_non_null(strstr(err.text, tame));
+    /* names in other alphabets stay readable */
+    assert_int_equal(delta_fail(&err, DELTA_FORMAT, "%s", "\xc3\xa4.flm"), DELTA_FORMAT);
+    assert_string_equal(err.text, "\xc3\xa4.flm");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(status_table_is_stable),
         cmocka_unit_test(status_errno_becomes_the_right_class),
         cmocka_unit_test(status_texts_never_overflow),
+        cmocka_unit_test(status_texts_hold_no_control_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

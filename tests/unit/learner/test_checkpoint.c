@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "checkpoint.h"
 #include "delta/file.h"
@@ -124,6 +125,9 @@ static void damage_is_refused(void **state)
     assert_status(learner_checkpoint_open(&file, scratch.path, &err), DELTA_FORMAT);
     assert_status(learner_checkpoint_open(&file, harness_path(&scratch, "none"), &err),
                   DELTA_NOT_FOUND);
+    bad = harness_path(&scratch, "fifo");
+    assert_int_equal(mkfifo(bad, 0600), 0); /* nobody will ever write into it */
+    assert_status(learner_checkpoint_open(&file, bad, &err), DELTA_FORMAT);
     delta_buf_release(&whole);
 }
 

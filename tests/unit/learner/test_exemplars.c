@@ -193,6 +193,36 @@ static void exemplars_forged_header_is_rejected(void **state)
     learner_samples_release(&set);
 }
 
+/* A header may state any size; no memory is set aside that the file does not fill. */
+static void exemplars_that_state_too_much_are_refused(void **state)
+{
+    /* a map of probe (empty) and replay: 3x1024x1024 pixels for each of 2000 labels */
+    static const char before[] = "\x83\xa5probe\x85\xa8"
+                                 "channels\x03\xa7"
+                                 "classes\x90\xa6"
+                                 "height\x01\xa6labels\xc4\x00\xa5width\x01"
+                                 "\xa6replay\x85\xa8"
+                                 "channels\x03\xa7"
+                                 "classes\x91\xa1"
+                                 "a\xa6height\xcd\x04\x00\xa6labels\xc5\x0f\xa0";
+    static const char after[] = "\xa5width\xcd\x04\x00\xa6schema\x01";
+    static uint8_t file[8192] = "FROSTEX1";
+    const char *path = harness_path(&scratch, "much.flx");
+    const size_t len = sizeof before - 1 + 4000 + sizeof after - 1;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct learner_exemplars exemplars;
+
+    (void)state;
+    file[8] = (uint8_t)len;
+    file[9] = (uint8_t)(len >> 8);
+    memcpy(file + 12, before, sizeof before - 1);
+    memcpy(file + 12 + len - (sizeof after - 1), after, sizeof after - 1);
+    const struct delta_digest digest = delta_sha256(delta_bytes(file, 12 + len));
+    memcpy(file + 12 + len, digest.bytes, 32);
+    assert_ok(delta_file_write(path, delta_bytes(file, 12 + len + 32), 0600, &err));
+    assert_status(learner_exemplars_load(&exemplars, path, &err), DELTA_TRUNCATED);
+}
+
 /* Probes of a new class are samples that an increment with the same seed kept from training. */
 static void exemplars_added_probes_were_held_out(void **state)
 {
@@ -245,6 +275,7 @@ int main(void)
         cmocka_unit_test(exemplars_survive_a_file),
         cmocka_unit_test(exemplars_damage_is_rejected),
         cmocka_unit_test(exemplars_forged_header_is_rejected),
+        cmocka_unit_test(exemplars_that_state_too_much_are_refused),
         cmocka_unit_test(exemplars_added_probes_were_held_out),
         cmocka_unit_test(holdout_depends_on_seed_and_id_only),
     };
