@@ -123,14 +123,19 @@ static void plan_layer(struct learner_net *net, struct learner_arena *arena, siz
         net->boundary[net->boundary_count++] = l;
         net->prefix_count += count;
     }
+    const bool grouped = l < net->group.layers;
+    const bool whole = !grouped || learner_group_is_whole(&net->group, &net->layers, l);
+    const size_t images = whole ? net->batch : net->group.images;
+    /* written group by group, while all of the lower layers run */
+    const size_t begins = grouped && whole ? 0 : time_conv(l);
     if (!lazy)
-        learner_arena_add(arena, &memory->y, net->batch, count, time_conv(l), last_read);
+        learner_arena_add(arena, &memory->y, images, count, begins, last_read);
     if (is_conv) {
         size_t z_last = lazy ? last_read : time_norm(l);
         if (has_gradient(net, l) && !net->live[l].folded)
             z_last = later(z_last, time_back(net, time_norm(l)));
         if (!fused)
-            learner_arena_add(arena, &memory->z, net->batch, count, time_conv(l), z_last);
+            learner_arena_add(arena, &memory->z, images, count, begins, z_last);
         learner_arena_add(arena, &memory->batch_mean, 1, channels, 0, end);
         learner_arena_add(arena, &memory->inv_std, 1, channels, 0, end);
         learner_arena_add(arena, &memory->gain, 1, channels, 0, end);
@@ -335,6 +340,8 @@ static void make_forward(struct learner_net *net, bool fuses)
     for (size_t l = 0; l < net->layers.count; l++) {
         if (l == net->first_live)
             net->forward_live = list->count;
+        if (l == net->group.layers)
+            net->group.ops = list->count;
         if (net->layers.items[l].kind != LEARNER_LAYER_CONV) {
             list->items[list->count++] = tail_op(net, l);
         } else if (is_fused(net, l, fuses)) {
@@ -397,10 +404,14 @@ enum delta_status learner_graph_build(struct learner_net *net, struct delta_erro
     const struct learner_device_ops *device = net->device->ops;
     const struct learner_op probe = {.kind = LEARNER_OP_CONV_NORM};
     const bool fuses = device->supports && device->supports(net->device, &probe);
-    enum delta_status st = plan_arena(net, fuses, err);
+    enum delta_status st;
 
+    if (!net->train && !device->remote)
+        learner_group_plan(&net->group, &net->layers, net->batch);
+    st = plan_arena(net, fuses, err);
     if (st)
         return st;
+    learner_group_bind(net);
     net->forward.items = delta_calloc(2 * net->layers.count, sizeof *net->forward.items);
     net->backward.items = delta_calloc(2 * net->layers.count, sizeof *net->backward.items);
     net->infer.items = delta_calloc(2 * net->layers.count, sizeof *net->infer.items);

@@ -3,6 +3,7 @@
 #define LEARNER_GRAPH_H
 
 #include "arch.h"
+#include "group.h"
 #include "live.h"
 
 #define LEARNER_LAYER_PARAMS 5 /* at most: weight, batch norm's weight, bias, mean, variance */
@@ -64,6 +65,7 @@ struct learner_net {
     float *arena; /* activations, their gradients, input and output */
     size_t arena_bytes;
     struct learner_layer_memory memory[LEARNER_LAYERS_MAX];
+    struct learner_group group; /* how the lower layers take a batch when the net never trains */
     float *input, *logits_grad;
     struct learner_net_stage stage; /* what a device apart exchanges with the host */
     uint64_t weights_version;

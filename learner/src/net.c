@@ -341,13 +341,18 @@ static enum delta_status blame_layer(struct learner_net *net, const struct learn
                                      size_t count, const struct learner_pass *pass,
                                      struct delta_error *err)
 {
-    for (size_t i = 0; i < count; i++) {
-        const struct learner_op *op = &ops[i];
-        net->device->ops->run(net->device, op, pass);
-        if (!learner_net_result_is_finite(net, op, pass->n))
-            return delta_fail(err, DELTA_NONFINITE, "layer '%s' gives a number that is not finite",
-                              op->name);
+    const struct learner_op *blamed = NULL;
+
+    if (net->group.images)
+        blamed = learner_group_run(net, pass, true);
+    for (size_t i = 0; !net->group.images && !blamed && i < count; i++) {
+        net->device->ops->run(net->device, &ops[i], pass);
+        if (!learner_net_result_is_finite(net, &ops[i], pass->n))
+            blamed = &ops[i];
     }
+    if (blamed)
+        return delta_fail(err, DELTA_NONFINITE, "layer '%s' gives a number that is not finite",
+                          blamed->name);
     return delta_fail(err, DELTA_NONFINITE, "the network gives a number that is not finite");
 }
 
@@ -372,7 +377,10 @@ static enum delta_status run_forward(struct learner_net *net, const struct learn
     const struct learner_pass pass = {
         .n = n, .mode = mode, .weights_version = net->weights_version};
 
-    learner_net_run(net, ops, count, &pass);
+    if (net->group.images)
+        learner_group_run(net, &pass, false);
+    else
+        learner_net_run(net, ops, count, &pass);
     net->last = mode == LEARNER_INFER ? (struct learner_pass){0} : pass;
     const enum delta_status st = learner_net_take_outputs(net, n, err);
     if (st)
