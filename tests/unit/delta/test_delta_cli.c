@@ -331,6 +331,16 @@ static void cli_squashes_and_inverts(void **state)
     assert_ok(delta_sha256_file(target, &a, NULL, &err));
     assert_ok(delta_sha256_file(out, &b, NULL, &err));
     assert_memory_equal(a.bytes, b.bytes, 32);
+    /* a class that came goes again */
+    harness_run(&r, PROGRAM, "invert", base, fld, "--out", back, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "inspect", back, NULL);
+    assert_non_null(strstr(r.out, "drops      the last 1 of the base"));
+    harness_run(&r, PROGRAM, "apply", target, back, "--out", out, NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_sha256_file(base, &a, NULL, &err));
+    assert_ok(delta_sha256_file(out, &b, NULL, &err));
+    assert_memory_equal(a.bytes, b.bytes, 32);
 }
 
 static void cli_cats_a_tensor(void **state)
