@@ -197,6 +197,8 @@ static void delta_classes(struct page *page, const struct cmd_view *view)
 
     raw(page, "<h2>Classes</h2>\n");
     if (!c) {
+        if (view->reader->classes_dropped)
+            put(page, "<p>The last %zu of the base go.</p>\n", view->reader->classes_dropped);
         classes(page, "Added", view->reader->classes_added, view->reader->classes_added_count);
         return;
     }

@@ -162,6 +162,7 @@ json_t *cmd_json_delta(const struct cmd_view *view)
                      json_classes(reader->classes_added, reader->classes_added_count), "provenance",
                      reader->has_provenance ? json_provenance(&reader->provenance) : json_null(),
                      "tensors", json_entries(view), "plans", plans);
+    json_object_set_new(root, "classes_dropped", json_integer((json_int_t)reader->classes_dropped));
     if (view->base)
         json_object_set_new(root, "classes_before",
                             json_classes(view->base->classes, view->base->class_count));

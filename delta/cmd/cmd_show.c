@@ -139,6 +139,8 @@ void cmd_print_classes_changed(const struct cmd_view *view)
     char label[16];
 
     if (!c) {
+        if (view->reader->classes_dropped)
+            printf(LABEL "the last %zu of the base\n", "drops", view->reader->classes_dropped);
         print_classes("new class", view->reader->classes_added, view->reader->classes_added_count);
         return;
     }

@@ -209,10 +209,11 @@ int cmd_make(int argc, char **argv)
         "make",
         "BASE TARGET",
         "Makes the delta (.fld) that leads from BASE to TARGET.",
-        "Both are models of the same network (.flm or safetensors); TARGET may have\n"
-        "more classes. With --device or --method the delta tells who made it and when.\n"
-        "Encodings bf16 and int8 round; the rounded TARGET is where the delta leads. What\n"
-        "rounding took away is kept in the --residual file and added the next time.",
+        "Both are models of the same network (.flm or safetensors); their classes may\n"
+        "differ in any way. With --device or --method the delta tells who made it, and\n"
+        "when. Encodings bf16 and int8 round; the rounded TARGET is where the delta\n"
+        "leads. What rounding took away is kept in the --residual file and added the\n"
+        "next time.",
         2,
         2};
     struct args args = {.help = &help};

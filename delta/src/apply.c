@@ -21,9 +21,13 @@ static enum delta_status wrong_base(const struct delta_digest *have,
 static enum delta_status add_classes(struct delta_model *model, const struct delta_reader *reader,
                                      struct delta_error *err)
 {
-    const size_t count = model->class_count + reader->classes_added_count;
     struct delta_class_id *classes;
 
+    if (reader->classes_dropped > model->class_count)
+        return delta_fail(err, DELTA_MISMATCH, "drops %zu classes of %zu", reader->classes_dropped,
+                          model->class_count);
+    model->class_count -= reader->classes_dropped;
+    const size_t count = model->class_count + reader->classes_added_count;
     if (reader->classes_added_count == 0)
         return DELTA_OK;
     if (count > DELTA_MODEL_MAX_CLASSES)
@@ -39,10 +43,10 @@ static enum delta_status add_classes(struct delta_model *model, const struct del
     return DELTA_OK; /* a class listed twice is found when the header is made */
 }
 
-/* Grows the tensor to the entry's shape, when base and added classes allow exactly that. */
+/* Resizes the tensor to the entry's shape, when base and changed classes allow exactly that. */
 static enum delta_status take_shape(struct delta_model *model, struct delta_tensor *tensor,
-                                    const struct delta_entry *entry, size_t classes_added,
-                                    struct delta_error *err)
+                                    const struct delta_entry *entry,
+                                    const struct delta_reader *reader, struct delta_error *err)
 {
     const size_t row_bytes = tensor->count / (size_t)tensor->shape[0] * sizeof(float);
     size_t more;
@@ -52,16 +56,17 @@ static enum delta_status take_shape(struct delta_model *model, struct delta_tens
         return delta_fail(err, DELTA_MISMATCH, "the base has another shape");
     if (entry->shape[0] == tensor->shape[0])
         return DELTA_OK;
-    if (entry->shape[0] < tensor->shape[0] || entry->shape[0] - tensor->shape[0] != classes_added)
+    if (!delta_rows_fit(tensor->shape[0], entry->shape[0], reader))
         return delta_fail(err, DELTA_MISMATCH,
-                          "goes from %llu to %llu rows, but %zu classes are new",
+                          "goes from %llu to %llu rows, but %zu classes are new and %zu go",
                           (unsigned long long)tensor->shape[0], (unsigned long long)entry->shape[0],
-                          classes_added);
-    if (!delta_size_mul(row_bytes, classes_added, &more) ||
-        more > DELTA_MODEL_MAX_BYTES - delta_model_bytes(model))
+                          reader->classes_added_count, reader->classes_dropped);
+    if (entry->shape[0] > tensor->shape[0] &&
+        (!delta_size_mul(row_bytes, (size_t)(entry->shape[0] - tensor->shape[0]), &more) ||
+         more > DELTA_MODEL_MAX_BYTES - delta_model_bytes(model)))
         return delta_fail(err, DELTA_LIMIT, "the model would exceed %zu bytes",
                           DELTA_MODEL_MAX_BYTES);
-    return delta_tensor_grow(tensor, classes_added, err);
+    return delta_tensor_resize(tensor, entry->shape[0], err);
 }
 
 static enum delta_status apply_entry(struct delta_model *model, struct delta_tensor *tensor,
@@ -70,13 +75,14 @@ static enum delta_status apply_entry(struct delta_model *model, struct delta_ten
                                      struct delta_error *err)
 {
     const enum delta_scope scope = delta_entry_scope(entry);
-    const size_t base_count = tensor->count;
+    const size_t before = tensor->count;
     struct delta_coding coding = {entry->encoding, scope, (size_t)entry->elements};
     struct delta_pull pull;
-    enum delta_status st = take_shape(model, tensor, entry, reader->classes_added_count, err);
+    enum delta_status st = take_shape(model, tensor, entry, reader, err);
 
     if (st)
         return st;
+    const size_t base_count = before < tensor->count ? before : tensor->count;
     const size_t count = delta_scope_count(tensor, scope, base_count);
     if (scope != DELTA_SCOPE_SOME && count != coding.count)
         return delta_fail(err, DELTA_MISMATCH, "brings %zu values, the base's plan has %zu places",

@@ -17,7 +17,7 @@ struct step {
     const struct delta_entry *entry;      /* NULL: values stay */
     const struct delta_plan_change *plan; /* NULL: the base's plan, extended */
     size_t base_count;
-    struct delta_freeze grown; /* owned bits of a plan that growing made; else count 0 */
+    struct delta_freeze grown; /* owned bits of a plan that growing or cutting made; else count 0 */
 };
 
 struct apply {
@@ -83,12 +83,49 @@ static enum delta_status open_both(struct apply *a, const char *base_path, const
     return DELTA_OK;
 }
 
+/* ---- reading ---- */
+
+static enum delta_status read_base(const struct apply *a, uint64_t offset, void *out, size_t len,
+                                   struct delta_error *err)
+{
+    uint8_t *to = out;
+
+    while (len) {
+        const ssize_t got = pread(a->base_fd, to, len < PIECE ? len : PIECE, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return delta_fail_errno(err, "cannot read the base");
+        if (got == 0)
+            return delta_fail(err, DELTA_TRUNCATED, "the base ends %zu bytes early", len);
+        to += got;
+        offset += (uint64_t)got;
+        len -= (size_t)got;
+    }
+    return DELTA_OK;
+}
+
+static enum delta_status check(struct delta_bytes part, const struct delta_digest *want,
+                               const char *what, struct delta_error *err)
+{
+    const struct delta_digest have = delta_sha256(part);
+
+    if (!delta_digest_equal(&have, want))
+        return delta_fail(err, DELTA_DIGEST, "%s differs from its digest; the file is damaged",
+                          what);
+    return DELTA_OK;
+}
+
 /* ---- the target's outline ---- */
 
 static enum delta_status add_classes(struct apply *a, struct delta_error *err)
 {
-    const size_t old = a->base.model.class_count, more = a->reader.classes_added_count;
+    const size_t gone = a->reader.classes_dropped, more = a->reader.classes_added_count;
 
+    if (gone > a->base.model.class_count)
+        return delta_fail(err, DELTA_MISMATCH, "drops %zu classes of %zu", gone,
+                          a->base.model.class_count);
+    const size_t old = a->base.model.class_count - gone;
     if (old + more > DELTA_MODEL_MAX_CLASSES)
         return delta_fail(err, DELTA_LIMIT, "%zu classes, the limit is %d", old + more,
                           DELTA_MODEL_MAX_CLASSES);
@@ -121,6 +158,33 @@ static enum delta_status grow_plan(struct step *step, struct delta_tensor *tenso
     return DELTA_OK;
 }
 
+/* A plan longer than the tensor that is left: its bits are in the base. */
+static enum delta_status cut_plan(struct apply *a, size_t i, struct delta_error *err)
+{
+    struct delta_tensor *tensor = &a->target.tensors[i];
+    const size_t limit = delta_freeze_limit(tensor, tensor->freeze.mode);
+    struct delta_freeze *cut = &a->steps[i].grown;
+    const struct delta_bytes all = {NULL, delta_freeze_bytes(&tensor->freeze)};
+    enum delta_status st;
+
+    if (tensor->freeze.count <= limit)
+        return DELTA_OK;
+    *cut = tensor->freeze;
+    cut->bits = delta_calloc(all.len, 1);
+    if (!cut->bits)
+        return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate a freeze plan");
+    st = read_base(a, a->base.bits_at[i], cut->bits, all.len, err);
+    if (!st)
+        st = check(delta_bytes(cut->bits, all.len), &a->base.digests[i].bits,
+                   "the base's freeze bitmap", err);
+    if (st)
+        return st;
+    delta_freeze_cut(cut, limit);
+    tensor->freeze.count = cut->count;
+    a->digests[i].bits = delta_sha256(delta_bytes(cut->bits, delta_freeze_bytes(cut)));
+    return DELTA_OK;
+}
+
 static enum delta_status plan_entry(struct apply *a, size_t i, const struct delta_entry *entry,
                                     struct delta_error *err)
 {
@@ -134,13 +198,17 @@ static enum delta_status plan_entry(struct apply *a, size_t i, const struct delt
         return delta_fail(err, DELTA_MISMATCH, "the base has another shape");
     if (entry->shape[0] == old)
         return DELTA_OK;
-    if (entry->shape[0] < old || entry->shape[0] - old != a->reader.classes_added_count)
+    if (!delta_rows_fit(old, entry->shape[0], &a->reader))
         return delta_fail(err, DELTA_MISMATCH,
-                          "goes from %llu to %llu rows, but %zu classes are new",
+                          "goes from %llu to %llu rows, but %zu classes are new and %zu go",
                           (unsigned long long)old, (unsigned long long)entry->shape[0],
-                          a->reader.classes_added_count);
+                          a->reader.classes_added_count, a->reader.classes_dropped);
     tensor->shape[0] = entry->shape[0];
     enum delta_status st = delta_shape_count(tensor->rank, tensor->shape, &tensor->count, err);
+    if (!st && entry->shape[0] < old) {
+        a->steps[i].base_count = tensor->count;
+        return cut_plan(a, i, err);
+    }
     return st ? st : grow_plan(&a->steps[i], tensor, (size_t)old, &a->digests[i].bits, err);
 }
 
@@ -203,38 +271,7 @@ static enum delta_status plan_target(struct apply *a, struct delta_error *err)
     return st ? st : plan_steps(a, err);
 }
 
-/* ---- reading and writing ---- */
-
-static enum delta_status read_base(const struct apply *a, uint64_t offset, void *out, size_t len,
-                                   struct delta_error *err)
-{
-    uint8_t *to = out;
-
-    while (len) {
-        const ssize_t got = pread(a->base_fd, to, len < PIECE ? len : PIECE, (off_t)offset);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return delta_fail_errno(err, "cannot read the base");
-        if (got == 0)
-            return delta_fail(err, DELTA_TRUNCATED, "the base ends %zu bytes early", len);
-        to += got;
-        offset += (uint64_t)got;
-        len -= (size_t)got;
-    }
-    return DELTA_OK;
-}
-
-static enum delta_status check(struct delta_bytes part, const struct delta_digest *want,
-                               const char *what, struct delta_error *err)
-{
-    const struct delta_digest have = delta_sha256(part);
-
-    if (!delta_digest_equal(&have, want))
-        return delta_fail(err, DELTA_DIGEST, "%s differs from its digest; the file is damaged",
-                          what);
-    return DELTA_OK;
-}
+/* ---- writing ---- */
 
 static enum delta_status write_part(struct apply *a, struct delta_bytes part,
                                     struct delta_error *err)

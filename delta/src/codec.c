@@ -61,7 +61,8 @@ enum delta_scope delta_codec_scope(const struct delta_tensor *tensor, size_t bas
     for (size_t i = 0; i < base_count; i++)
         if (base[i] != target[i] && delta_tensor_is_frozen(tensor, i))
             return DELTA_SCOPE_ALL;
-    return DELTA_SCOPE_LIVE;
+    /* a tensor that was cut: nothing changed, but its entry must bring values */
+    return delta_tensor_live_count(tensor) ? DELTA_SCOPE_LIVE : DELTA_SCOPE_ALL;
 }
 
 /* ---- encoding ---- */

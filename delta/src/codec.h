@@ -13,7 +13,7 @@ delta_encoding_parse(const char *name, enum delta_encoding *encoding, struct del
  * `tensor` is the base's, grown to the target's shape (its data is not looked at). */
 struct delta_codec_job {
     const struct delta_tensor *tensor;
-    size_t base_count; /* elements before it grew */
+    size_t base_count; /* elements that the base has too */
     const uint32_t *base;
     const uint32_t *target;
     enum delta_choice choice; /* AUTO: the smallest; lossy ones: as AUTO */
@@ -58,6 +58,14 @@ DELTA_MUST_USE enum delta_status delta_codec_decode(const struct delta_coding *c
 
 /* Bytes that no coder of this kind can go below: entropy of the cells plus the bits within them,
  * and of the positions where these travel. For reports; `some` as the coding that was chosen. */
+/* Does a delta allow a tensor of so many rows to become one of so many others? */
+static inline bool delta_rows_fit(uint64_t before, uint64_t after,
+                                  const struct delta_reader *reader)
+{
+    return after == before ||
+           after + reader->classes_dropped == before + reader->classes_added_count;
+}
+
 double delta_codec_floor_bytes(const struct delta_codec_job *job, enum delta_scope scope);
 
 #endif

@@ -27,12 +27,12 @@ struct work {
     struct change *changes; /* in name order */
     size_t count;
     struct delta_buf payload;
-    size_t classes_added;
+    size_t classes_added, classes_dropped;
     const struct delta_options *options;
 };
 
 static enum delta_status check_pair(const struct delta_tensor *base,
-                                    const struct delta_tensor *target, size_t classes_added,
+                                    const struct delta_tensor *target, const struct work *work,
                                     struct delta_error *err)
 {
     if (strcmp(base->name, target->name) != 0)
@@ -42,11 +42,14 @@ static enum delta_status check_pair(const struct delta_tensor *base,
         memcmp(base->shape + 1, target->shape + 1, (base->rank - 1) * sizeof base->shape[0]) != 0)
         return delta_fail(err, DELTA_MISMATCH, "tensor '%s' has another shape in the target",
                           base->name);
-    if (target->shape[0] != base->shape[0] && target->shape[0] - base->shape[0] != classes_added)
+    if (target->shape[0] != base->shape[0] &&
+        target->shape[0] + work->classes_dropped != base->shape[0] + work->classes_added)
         return delta_fail(err, DELTA_MISMATCH,
-                          "tensor '%s' goes from %llu to %llu rows, but %zu classes are new",
+                          "tensor '%s' goes from %llu to %llu rows, but %zu classes are new and "
+                          "%zu go",
                           base->name, (unsigned long long)base->shape[0],
-                          (unsigned long long)target->shape[0], classes_added);
+                          (unsigned long long)target->shape[0], work->classes_added,
+                          work->classes_dropped);
     return DELTA_OK;
 }
 
@@ -69,7 +72,7 @@ static enum delta_status pair_up(const struct delta_model *base, const struct de
     for (size_t i = 0; i < work->count && !st; i++) {
         work->changes[i].base = &base->tensors[a[i]];
         work->changes[i].target = &target->tensors[b[i]];
-        st = check_pair(work->changes[i].base, work->changes[i].target, work->classes_added, err);
+        st = check_pair(work->changes[i].base, work->changes[i].target, work, err);
     }
     free(a);
     free(b);
@@ -84,16 +87,18 @@ static enum delta_status check_models(const struct delta_model *base,
                           "base and target differ in architecture ('%s' width %u, '%s' width %u) "
                           "or input",
                           base->arch.name, base->arch.width, target->arch.name, target->arch.width);
-    if (target->class_count < base->class_count)
-        return delta_fail(err, DELTA_MISMATCH, "the target has %zu classes, the base %zu",
-                          target->class_count, base->class_count);
-    for (size_t i = 0; i < base->class_count; i++)
-        if (strcmp(base->classes[i].text, target->classes[i].text) != 0)
-            return delta_fail(err, DELTA_MISMATCH,
-                              "class %zu is '%s' in the base, '%s' in the "
-                              "target",
-                              i, base->classes[i].text, target->classes[i].text);
     return delta_model_check_finite(target, err);
+}
+
+/* Classes that both lists begin with. */
+static size_t common_classes(const struct delta_model *base, const struct delta_model *target)
+{
+    size_t i = 0;
+
+    while (i < base->class_count && i < target->class_count &&
+           strcmp(base->classes[i].text, target->classes[i].text) == 0)
+        i++;
+    return i;
 }
 
 static bool same_plan(const struct delta_freeze *a, const struct delta_freeze *b)
@@ -119,12 +124,13 @@ static const uint32_t *patterns(const struct delta_tensor *tensor)
 static enum delta_status encode_values(struct work *work, struct change *change,
                                        const struct delta_tensor *grown, struct delta_error *err)
 {
-    const struct delta_codec_job job = {.tensor = grown,
-                                        .base_count = change->base->count,
-                                        .base = patterns(grown),
-                                        .target = patterns(change->target),
-                                        .choice = work->options->encoding,
-                                        .level = work->options->zstd_level};
+    const struct delta_codec_job job = {
+        .tensor = grown,
+        .base_count = change->base->count < grown->count ? change->base->count : grown->count,
+        .base = patterns(grown),
+        .target = patterns(change->target),
+        .choice = work->options->encoding,
+        .level = work->options->zstd_level};
     const struct delta_rounding *rounding = &change->rounding;
     enum delta_status st = pad_payload(&work->payload, err);
 
@@ -159,7 +165,7 @@ static enum delta_status encode_change(struct work *work, struct change *change,
         change->planned = !same_plan(&base->freeze, &target->freeze);
         return change->changed ? encode_values(work, change, base, err) : DELTA_OK;
     }
-    st = delta_tensor_grown(base, target->shape[0] - base->shape[0], &grown, err);
+    st = delta_tensor_resized(base, target->shape[0], &grown, err);
     if (!st)
         change->planned = !same_plan(&grown.freeze, &target->freeze);
     if (!st)
@@ -294,7 +300,8 @@ static enum delta_status encode_header(const struct ends *ends, const struct wor
         plans |= work->changes[i].planned;
     const bool chunks =
         work->payload.len > CHUNK_BYTES; /* a single one needs no digest of its own */
-    delta_msg_map(&msg, 7u + (ends->provenance != NULL) + own_parent + plans + chunks);
+    const bool drop = work->classes_dropped > 0;
+    delta_msg_map(&msg, 7u + (ends->provenance != NULL) + own_parent + plans + chunks + 2u * drop);
     delta_msg_str(&msg, "arch");
     delta_arch_pack(&msg, &target->arch);
     put_digest(&msg, "base", &ends->base);
@@ -304,11 +311,20 @@ static enum delta_status encode_header(const struct ends *ends, const struct wor
     delta_msg_array(&msg, work->classes_added);
     for (size_t i = ends->first_new; i < target->class_count; i++)
         delta_msg_str(&msg, target->classes[i].text);
+    if (drop) {
+        delta_msg_str(&msg, "drop");
+        delta_msg_uint(&msg, work->classes_dropped);
+    }
     delta_msg_str(&msg, "kind");
     delta_msg_str(&msg, "delta");
     if (ends->provenance) {
         delta_msg_str(&msg, "made");
         delta_provenance_pack(&msg, ends->provenance);
+    }
+    if (drop) {
+        delta_msg_str(&msg, "need");
+        delta_msg_array(&msg, 1);
+        delta_msg_str(&msg, "drop");
     }
     if (own_parent) {
         delta_msg_str(&msg, "parent");
@@ -401,7 +417,7 @@ enum delta_status delta_diff_watched(const struct delta_model *base,
     static const struct delta_options defaults;
     struct work work = {.options = options ? options : &defaults};
     struct ends ends = {.target_model = target,
-                        .first_new = base->class_count,
+                        .first_new = common_classes(base, target),
                         .provenance = work.options->provenance};
     struct delta_model rounded = DELTA_MODEL_INIT, residual = DELTA_MODEL_INIT;
     const bool lossy = rounds(work.options);
@@ -419,7 +435,8 @@ enum delta_status delta_diff_watched(const struct delta_model *base,
         st = delta_residual_begin(&residual, work.options->residual, target, err);
     if (st)
         goto done;
-    work.classes_added = target->class_count - base->class_count;
+    work.classes_added = target->class_count - ends.first_new;
+    work.classes_dropped = base->class_count - ends.first_new;
     st = pair_up(base, ends.target_model, &work, err);
     if (!st && lossy)
         st = round_changes(&work, &rounded, work.options->residual ? &residual : NULL, err);

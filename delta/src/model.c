@@ -253,6 +253,28 @@ enum delta_status delta_tensor_grow(struct delta_tensor *tensor, uint64_t rows,
     return DELTA_OK;
 }
 
+void delta_freeze_cut(struct delta_freeze *plan, size_t count)
+{
+    if (plan->count <= count)
+        return;
+    plan->count = count;
+    if (count % 8)
+        plan->bits[count / 8] &= (uint8_t)((1u << (count % 8)) - 1);
+}
+
+enum delta_status delta_tensor_resize(struct delta_tensor *tensor, uint64_t rows,
+                                      struct delta_error *err)
+{
+    if (rows >= tensor->shape[0])
+        return delta_tensor_grow(tensor, rows - tensor->shape[0], err);
+    if (rows == 0)
+        return delta_fail(err, DELTA_LIMIT, "tensor '%s' would have no rows", tensor->name);
+    tensor->count = tensor->count / (size_t)tensor->shape[0] * (size_t)rows;
+    tensor->shape[0] = rows;
+    delta_freeze_cut(&tensor->freeze, delta_freeze_limit(tensor, tensor->freeze.mode));
+    return DELTA_OK;
+}
+
 enum delta_status delta_model_grow_head(struct delta_model *model, const struct delta_class_id *ids,
                                         size_t count, struct delta_error *err)
 {

@@ -13,16 +13,16 @@ void delta_front_release(struct delta_front *front)
 }
 
 static enum delta_status read_at(int fd, uint64_t offset, uint8_t *out, size_t len,
-                                 const char *path, struct delta_error *err)
+                                 struct delta_error *err)
 {
     while (len) {
         const ssize_t got = pread(fd, out, len, (off_t)offset);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return delta_fail_errno(err, "cannot read '%s'", path);
+            return delta_fail_errno(err, "cannot read");
         if (got == 0)
-            return delta_fail(err, DELTA_TRUNCATED, "'%s' ends %zu bytes early", path, len);
+            return delta_fail(err, DELTA_TRUNCATED, "ends %zu bytes early", len);
         out += got;
         offset += (uint64_t)got;
         len -= (size_t)got;
@@ -30,8 +30,8 @@ static enum delta_status read_at(int fd, uint64_t offset, uint8_t *out, size_t l
     return DELTA_OK;
 }
 
-static enum delta_status read_front(struct delta_front *front, int fd, const char *path,
-                                    struct delta_error *err)
+/* The caller names the file. */
+static enum delta_status read_front(struct delta_front *front, int fd, struct delta_error *err)
 {
     uint8_t prefix[DELTA_FRAME_PREFIX];
     struct stat info;
@@ -40,12 +40,12 @@ static enum delta_status read_front(struct delta_front *front, int fd, const cha
     enum delta_status st;
 
     if (fstat(fd, &info))
-        return delta_fail_errno(err, "cannot examine '%s'", path);
+        return delta_fail_errno(err, "cannot examine");
     if (!S_ISREG(info.st_mode))
-        return delta_fail(err, DELTA_FORMAT, "'%s' is not a regular file", path);
+        return delta_fail(err, DELTA_FORMAT, "not a regular file");
     front->file_len = (uint64_t)info.st_size;
     const size_t have = front->file_len < sizeof prefix ? (size_t)info.st_size : sizeof prefix;
-    st = read_at(fd, 0, prefix, have, path, err);
+    st = read_at(fd, 0, prefix, have, err);
     if (!st)
         st = delta_front_len(delta_bytes(prefix, have), &len, err);
     if (!st && front->file_len < len)
@@ -53,7 +53,7 @@ static enum delta_status read_front(struct delta_front *front, int fd, const cha
                         (unsigned long long)front->file_len);
     if (!st)
         st = delta_buf_extend(&front->bytes, len, &at, err);
-    return st ? st : read_at(fd, 0, at, len, path, err);
+    return st ? st : read_at(fd, 0, at, len, err);
 }
 
 enum delta_status delta_front_read(struct delta_front *front, const char *path,
@@ -66,7 +66,7 @@ enum delta_status delta_front_read(struct delta_front *front, const char *path,
     if (fd < 0)
         return delta_fail_errno(err, "cannot open '%s'", path);
     delta_buf_init(&front->bytes, DELTA_HEADER_MAX + DELTA_SIGNATURE_BLOCK_MAX + 2048);
-    st = read_front(front, fd, path, err);
+    st = read_front(front, fd, err);
     close(fd);
     if (st) {
         delta_front_release(front);

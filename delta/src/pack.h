@@ -34,6 +34,12 @@ static inline size_t delta_freeze_bytes(const struct delta_freeze *freeze)
     return freeze->count / 8 + (freeze->count % 8 != 0);
 }
 
+/* Makes dimension 0 as long as `rows`: more are zeroed and live, fewer are cut off, and the freeze
+ * plan with them.  fails: LIMIT, NO_MEMORY; unchanged then */
+DELTA_MUST_USE enum delta_status delta_tensor_resize(struct delta_tensor *tensor, uint64_t rows,
+                                                     struct delta_error *err);
+/* Shortens a plan to its first `count` bits, if it has more; the bits behind the end become 0. */
+void delta_freeze_cut(struct delta_freeze *plan, size_t count);
 /* Appends zeroed live rows to dimension 0.  fails: LIMIT, NO_MEMORY; unchanged then */
 DELTA_MUST_USE enum delta_status delta_tensor_grow(struct delta_tensor *tensor, uint64_t rows,
                                                    struct delta_error *err);
@@ -59,6 +65,7 @@ DELTA_MUST_USE enum delta_status delta_classes_unpack(struct delta_msg_value map
 
 /* schema and kind of a header; refuses a `need` list with anything in it.
  *   fails    FORMAT, UNSUPPORTED */
+/* Schema, kind, and that every feature in `need` is known: "drop" of deltas.  fails: UNSUPPORTED */
 DELTA_MUST_USE enum delta_status delta_header_check(struct delta_msg_value root, const char *kind,
                                                     struct delta_error *err);
 

@@ -248,6 +248,24 @@ static enum delta_status read_parent(struct delta_reader *reader, struct delta_m
     return st || bytes.len == 0 ? st : get_digest(root, "parent", &reader->parent, err);
 }
 
+/* Classes that go. Whoever does not know the key must not apply the rest: so `need` tells it. */
+static enum delta_status read_drop(struct delta_reader *reader, struct delta_msg_value root,
+                                   struct delta_error *err)
+{
+    uint64_t count = 0;
+    const bool needed = delta_msg_count(delta_msg_find(root, "need")) > 0; /* all known */
+    enum delta_status st = DELTA_OK;
+
+    if (delta_msg_has(root, "drop") != needed)
+        return delta_fail(err, DELTA_FORMAT, "key 'drop' and the need for it go together");
+    if (needed)
+        st = delta_msg_get_uint(root, "drop", DELTA_MODEL_MAX_CLASSES, &count, err);
+    if (!st && needed && count == 0)
+        st = delta_fail(err, DELTA_FORMAT, "key 'drop' is 0");
+    reader->classes_dropped = (size_t)count;
+    return st;
+}
+
 static enum delta_status read_header(struct delta_reader *reader, struct delta_msg_value root,
                                      struct delta_error *err)
 {
@@ -273,6 +291,8 @@ static enum delta_status read_header(struct delta_reader *reader, struct delta_m
     if (!st)
         st = delta_classes_unpack(root, "classes", &reader->classes_added,
                                   &reader->classes_added_count, err);
+    if (!st)
+        st = read_drop(reader, root, err);
     if (!st)
         st = read_chunks(reader, root, err);
     if (!st)

@@ -11,8 +11,8 @@
  * one it does: measured in delta/SIZES.md. */
 #define STEP_DEFAULT 0.5
 
-enum delta_status delta_tensor_grown(const struct delta_tensor *base, uint64_t rows,
-                                     struct delta_tensor *out, struct delta_error *err)
+enum delta_status delta_tensor_resized(const struct delta_tensor *base, uint64_t rows,
+                                       struct delta_tensor *out, struct delta_error *err)
 {
     enum delta_status st;
 
@@ -24,7 +24,7 @@ enum delta_status delta_tensor_grown(const struct delta_tensor *base, uint64_t r
     memcpy(out->data, base->data, base->count * sizeof *out->data);
     st =
         delta_tensor_set_freeze(out, base->freeze.mode, base->freeze.bits, base->freeze.count, err);
-    return st ? st : delta_tensor_grow(out, rows, err);
+    return st ? st : delta_tensor_resize(out, rows, err);
 }
 
 enum delta_status delta_residual_begin(struct delta_model *out, const struct delta_model *from,
@@ -171,9 +171,10 @@ enum delta_status delta_round_tensor(struct delta_rounding *out, const struct de
     if (base->count == target->count &&
         memcmp(base->data, target->data, base->count * sizeof *base->data) == 0)
         return DELTA_OK;
-    st = delta_tensor_grown(base, target->shape[0] - base->shape[0], &grown, err);
+    st = delta_tensor_resized(base, target->shape[0], &grown, err);
     if (!st)
-        st = round_in(out, &grown, base->count, target, residual, choice, step, err);
+        st = round_in(out, &grown, base->count < target->count ? base->count : target->count,
+                      target, residual, choice, step, err);
     free(grown.data);
     free(grown.freeze.bits);
     return st;

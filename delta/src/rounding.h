@@ -29,9 +29,9 @@ DELTA_MUST_USE enum delta_status delta_residual_begin(struct delta_model *out,
                                                       const struct delta_model *target,
                                                       struct delta_error *err);
 
-/* A copy of a tensor with `rows` zero rows appended and its plan extended; free data and bits. */
-DELTA_MUST_USE enum delta_status delta_tensor_grown(const struct delta_tensor *base, uint64_t rows,
-                                                    struct delta_tensor *out,
-                                                    struct delta_error *err);
+/* A copy of a tensor with so many rows, as delta_tensor_resize() makes it; free data and bits. */
+DELTA_MUST_USE enum delta_status delta_tensor_resized(const struct delta_tensor *base,
+                                                      uint64_t rows, struct delta_tensor *out,
+                                                      struct delta_error *err);
 
 #endif

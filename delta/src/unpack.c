@@ -29,9 +29,13 @@ enum delta_status delta_header_check(struct delta_msg_value root, const char *ki
         st = delta_msg_get_array(root, "need", 64, &need, err);
         if (st)
             return st;
-        if (delta_msg_count(need)) /* this program knows no such feature yet */
-            return delta_fail(err, DELTA_UNSUPPORTED,
-                              "header needs a feature that this program does not know");
+        for (size_t i = 0; i < delta_msg_count(need); i++) {
+            char feature[32];
+            st = delta_msg_to_str(delta_msg_at(need, i), "need", feature, sizeof feature, err);
+            if (st || strcmp(kind, "delta") != 0 || strcmp(feature, "drop") != 0)
+                return delta_fail(err, DELTA_UNSUPPORTED,
+                                  "header needs a feature that this program does not know");
+        }
     }
     return DELTA_OK;
 }

@@ -53,6 +53,9 @@ static enum delta_status check_shapes(const struct delta_reader *reader,
 
     if (st)
         return st;
+    if (reader->classes_dropped)
+        return delta_fail(err, DELTA_MISMATCH, "it would take %zu classes from the fleet",
+                          reader->classes_dropped);
     if (!same_arch(&reader->arch, &base->arch))
         return delta_fail(err, DELTA_MISMATCH, "it is for another architecture than its base");
     for (size_t i = 0; i < reader->entry_count; i++) {

@@ -10,8 +10,7 @@
 #include "delta/oci.h"
 #include "fuzz.h"
 
-/* The replay has its corpus in common with other targets, whose files may be large. */
-#define INPUT_MAX ((size_t)256 << 10)
+#define INPUT_MAX ((size_t)256 << 10) /* real ones have some hundred bytes */
 
 /* Plain writes: what is under test is the reader, and fsync takes longest. */
 static void put(const char *name, const void *data, size_t size)

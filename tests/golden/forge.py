@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Writes further files of tests/golden/bad: forge.py GOLDEN-DIR
+"""Writes further files of tests/golden/bad: forge.py GOLDEN-DIR deltas|drops|imports...
 
 Payloads that no encoder makes, under digests and a signature that hold, and hostile files of the
 formats that are imported. Like golden_make it was run once: what lies in bad/ is kept. It needs
@@ -77,6 +77,29 @@ def forge(name, source, change):
     front = padded(data[:8] + struct.pack("<IIQ", len(packed), len(block), len(area))
                    + packed + block)
     put(name, front + area)
+
+
+def headed(name, source, change):
+    """A file of good/ with its header changed: change(header)."""
+    data = good(source)
+    header_len, block_len, payload_len = struct.unpack("<IIQ", data[8:24])
+    header = msgpack.unpackb(data[24:24 + header_len], raw=False)
+    change(header)
+    packed = msgpack.packb(dict(sorted(header.items())), use_bin_type=True)
+    block = sign(packed)
+    put(name, padded(data[:8] + struct.pack("<IIQ", len(packed), len(block), payload_len)
+                     + packed + block) + data[len(data) - payload_len:])
+
+
+def drops():
+    drop = "schema-1-drop.fld"
+    headed("FORMAT-drop-without-need.fld", drop, lambda h: h.pop("need"))
+    headed("FORMAT-need-without-drop.fld", drop, lambda h: h.pop("drop"))
+    headed("FORMAT-drop-nothing.fld", drop, lambda h: h.update(drop=0))
+    headed("MISMATCH-drop-more-than-there-are.fld", drop, lambda h: h.update(drop=5))
+    headed("MISMATCH-rows-and-drop.fld", drop, lambda h: h.update(drop=1))
+    headed("UNSUPPORTED-need.fld", drop, lambda h: h.update(need=["drop", "more"]))
+    headed("UNSUPPORTED-need.flm", "schema-1.flm", lambda h: h.update(need=["drop"]))
 
 
 def on(tensor, make):
@@ -185,5 +208,6 @@ def npz(name, members, content=None, crc=0, method=0, cut=0):
     put(name, (local + directory + end)[:len(local + directory + end) - cut])
 
 
-deltas()
-imports()
+# signatures differ each time, so that only what is new is made
+for made in sys.argv[2:]:
+    {"deltas": deltas, "drops": drops, "imports": imports}[made]()

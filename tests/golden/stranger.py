@@ -179,7 +179,8 @@ def check_common(header, kind):
     need(isinstance(header, dict), "the header is no map")
     need(get(header, "schema", int) == 1, "schema not supported")
     need(get(header, "kind", str) == kind, "kind and magic differ")
-    need(not get(header, "need", list, True), "needs an unknown feature")
+    features = get(header, "need", list, True) or []
+    need(all(kind == "delta" and f == "drop" for f in features), "needs an unknown feature")
 
 
 def check_id(text, most=63):
@@ -630,6 +631,10 @@ class Delta:
         self.base, self.target = digest_of(header, "base"), digest_of(header, "target")
         self.classes = get(header, "classes", list)
         check_classes(self.classes)
+        self.drop = get(header, "drop", int, True)
+        need((self.drop is not None) == bool(header.get("need")), "drop and need")
+        need(self.drop is None or self.drop >= 1, "drop")
+        self.drop = self.drop or 0
         self.parent = get(header, "parent", bytes, True)
         need(self.parent is None or len(self.parent) in (0, 32), "parent")
         self.check_made(get(header, "made", dict, True))
@@ -686,13 +691,21 @@ class Delta:
             need(all(v >= 0 for v in three), key)
             need(all(v <= 1 for v in three if type(v) is float), key)
 
-    def grow(self, tensor, shape):
+    def resize(self, tensor, shape):
         need(len(shape) == len(tensor.shape) and shape[1:] == tensor.shape[1:], "shape")
         more = shape[0] - tensor.shape[0]
         if more == 0:
             return
-        need(more == len(self.classes), "rows that grow are one for each class")
+        need(more == len(self.classes) - self.drop, "rows come and go with classes")
         row = len(tensor.values) // tensor.shape[0]
+        if more < 0:
+            del tensor.values[more * row:]
+            tensor.shape = list(shape)
+            room = {"rows": shape[0], "weights": tensor.count()}.get(tensor.mode, 0)
+            if tensor.nbits > room:
+                kept = int.from_bytes(tensor.bits, "little") & (1 << room) - 1
+                tensor.bits, tensor.nbits = kept.to_bytes((room + 7) // 8, "little"), room
+            return
         if tensor.mode == "all":
             n = tensor.shape[0]
             tensor.mode, tensor.nbits = "rows", n
@@ -708,7 +721,7 @@ class Delta:
             tensor = base.tensors.get(entry["name"])
             need(tensor is not None, "the base has no such tensor")
             before, rows = tensor.count(), tensor.shape[0]
-            self.grow(tensor, entry["shape"])
+            self.resize(tensor, entry["shape"])
             places = None
             if entry["scope"] == "all":
                 places = range(tensor.count())
@@ -722,7 +735,8 @@ class Delta:
         for name, mode, bits, nbits in self.plans:
             need(name in base.tensors, "the base has no such tensor")
             base.tensors[name].set_plan(mode, bits, nbits)
-        base.classes = base.classes + self.classes
+        need(self.drop <= len(base.classes), "more classes go than there are")
+        base.classes = base.classes[:len(base.classes) - self.drop] + self.classes
         check_classes(base.classes)
         base.parent = self.base if self.parent is None else self.parent
         base.version = sha(base.make_header())

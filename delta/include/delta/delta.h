@@ -56,8 +56,8 @@ struct delta_options {
 
 /* The difference; out is initialised here and holds an unsigned file image. Any two versions of
  * one network will do: when the target's parent is not the base, its parent travels too.
- *   fails    MISMATCH (another architecture, other tensors, a class removed or renamed, a tensor
- *            that grew by something else than one row per new class), NONFINITE (target),
+ *   fails    MISMATCH (another architecture, other tensors, a tensor
+ *            whose rows changed by something else than the number of classes), NONFINITE (target),
  *            FORMAT (provenance), LIMIT, NO_MEMORY */
 DELTA_MUST_USE enum delta_status delta_diff(const struct delta_model *base,
                                             const struct delta_model *target,
@@ -119,6 +119,7 @@ struct delta_reader {
     struct delta_provenance provenance;
     struct delta_class_id *classes_added; /* appended to the base's list */
     size_t classes_added_count;
+    size_t classes_dropped; /* from the end of the base's list, before others are appended */
     struct delta_entry *entries;
     size_t entry_count;
     bool has_parent; /* false: the target's parent is the base */

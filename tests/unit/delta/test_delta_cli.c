@@ -331,6 +331,16 @@ static void cli_squashes_and_inverts(void **state)
     assert_ok(delta_sha256_file(target, &a, NULL, &err));
     assert_ok(delta_sha256_file(out, &b, NULL, &err));
     assert_memory_equal(a.bytes, b.bytes, 32);
+    /* a class that came goes again */
+    harness_run(&r, PROGRAM, "invert", base, fld, "--out", back, NULL);
+    assert_int_equal(r.status, 0);
+    harness_run(&r, PROGRAM, "inspect", back, NULL);
+    assert_non_null(strstr(r.out, "drops      the last 1 of the base"));
+    harness_run(&r, PROGRAM, "apply", target, back, "--out", out, NULL);
+    assert_int_equal(r.status, 0);
+    assert_ok(delta_sha256_file(base, &a, NULL, &err));
+    assert_ok(delta_sha256_file(out, &b, NULL, &err));
+    assert_memory_equal(a.bytes, b.bytes, 32);
 }
 
 static void cli_cats_a_tensor(void **state)
@@ -583,6 +593,28 @@ static void assert_refused_in_a_line(const char *verb, const char *path)
         fail_msg("%s %s: the file is not named: %s", verb, path, r.err);
 }
 
+/* Not the file's fault: the environment's, and its class. */
+static void cli_tells_what_it_may_not_read(void **state)
+{
+    static const char *const verbs[] = {"inspect", "verify", "digest"};
+    struct delta_error err = DELTA_ERROR_INIT;
+    const bool root = geteuid() == 0;
+    char locked[300];
+
+    (void)state;
+    in_scratch(locked, "locked.fld");
+    assert_ok(delta_file_copy(fld, locked, 0600, &err));
+    assert_int_equal(chmod(locked, 0), 0);
+    for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; v++) {
+        char *argv[] = {"frostline-delta", (char *)(uintptr_t)verbs[v], locked, NULL};
+        assert_false(root && seteuid(65534)); /* root may read anything */
+        const int rc = delta_cli_main(3, argv);
+        assert_false(root && seteuid(0));
+        assert_int_equal(rc, 6);
+    }
+    assert_int_equal(unlink(locked), 0);
+}
+
 /* Words of a file reach a terminal through error messages: not its commands. */
 static void cli_messages_cannot_command_a_terminal(void **state)
 {
@@ -719,6 +751,7 @@ int main(void)
         cmocka_unit_test(cli_import_names_classes),
         cmocka_unit_test(cli_keeps_a_residual_with_its_delta_only),
         cmocka_unit_test(cli_refuses_what_is_none_of_ours),
+        cmocka_unit_test(cli_tells_what_it_may_not_read),
         cmocka_unit_test(cli_messages_cannot_command_a_terminal),
         cmocka_unit_test(cli_log_tells_the_chain),
         cmocka_unit_test(cli_exports_and_imports_npz),

@@ -154,6 +154,12 @@ static void change(struct delta_model *model, const struct learned *learned)
                 layer->data[i] += 1;
                 break;
             }
+    if (learned->forget) {
+        assert_ok(delta_model_head(model, &weight, &bias, &err));
+        weight->count -= weight->shape[1];
+        weight->shape[0] = bias->shape[0] = bias->count = --model->class_count;
+        return;
+    }
     for (; count < 4 && learned->classes[count]; count++)
         assert_ok(delta_class_id_make(&ids[count], learned->classes[count], &err));
     if (!count)

@@ -47,6 +47,7 @@ struct learned {
     uint32_t new_samples;
     const char *provenance; /* NULL: the device's name */
     bool touch_frozen;      /* moves a frozen element too */
+    bool forget;            /* takes the last class away */
 };
 /* A signed delta from `base`; ends with delta_buf_release(). */
 void device_learn(const struct device *device, const struct delta_model *base,

@@ -144,6 +144,12 @@ static void intake_refuses_unknown_bases_and_frozen_elements(void **state)
     assert_non_null(strstr(err.text, "frozen"));
     assert_true(blame);
     delta_buf_release(&file);
+    moved = (struct learned){.new_samples = 9, .forget = true};
+    device_learn(&w.device, &w.fleet.base, &moved, &file);
+    assert_status(check(&w, &file, 16, &blame, &err), DELTA_MISMATCH);
+    assert_non_null(strstr(err.text, "take 1 classes from the fleet"));
+    assert_true(blame);
+    delta_buf_release(&file);
     drop(&w);
 }
 
