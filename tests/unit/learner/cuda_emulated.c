@@ -253,7 +253,7 @@ void gpu_set_math(struct gpu *gpu, enum gpu_math math)
 bool gpu_has_bf16(const struct gpu *gpu)
 {
     (void)gpu;
-    return !cuda_emulated.narrow_only;
+    return !cuda_emulated.exact_only;
 }
 
 unsigned gpu_processors(const struct gpu *gpu)
