@@ -12,6 +12,7 @@
 #include "cuda_emulated.h"
 #endif
 #include "device.h"
+#include "embed.h"
 #include "fixture.h"
 #include "gather.h"
 #include "graph.h"
@@ -525,6 +526,33 @@ static void plan_and_test_are_the_oracles(void **state)
     learner_samples_release(&data);
 }
 
+/* What heads are fitted on, and exemplars chosen by. */
+static void embeddings_are_the_oracles(void **state)
+{
+    struct learner_samples data = LEARNER_SAMPLES_INIT;
+    struct learner_embedding made[2] = {{.count = 0}, {.count = 0}};
+    const char *devices[2] = {"ref", "cuda"};
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    assert_ok(
+        learner_samples_open(&data, "synthetic:classes=3,train=5", LEARNER_SPLIT_TRAIN, &err));
+    fixture_model(&model, 3, data.height, 3, 3);
+    for (int d = 0; d < 2; d++) {
+        /* 15 images, four at once: the last pass is smaller */
+        const struct learner_budget budget = {.device = devices[d], .threads = 1, .at_once = 4};
+        assert_ok(learner_embed(&made[d], &model, &data, &budget, "test", &err));
+    }
+    assert_int_equal(made[0].count, 15);
+    same(made[1].features, made[0].features, 15 * made[0].d, TOLERANCE, 0, "features");
+    same(made[1].logits, made[0].logits, 15 * made[0].classes, TOLERANCE, 0, "logits");
+    learner_embedding_release(&made[0]);
+    learner_embedding_release(&made[1]);
+    delta_model_release(&model);
+    learner_samples_release(&data);
+}
+
 static void what_is_not_finite_is_blamed(void **state)
 {
     struct delta_model model = DELTA_MODEL_INIT;
@@ -712,6 +740,7 @@ int main(void)
         cmocka_unit_test(training_runs_are_the_oracles),
         cmocka_unit_test(increments_are_the_oracles),
         cmocka_unit_test(plan_and_test_are_the_oracles),
+        cmocka_unit_test(embeddings_are_the_oracles),
         cmocka_unit_test(what_is_not_finite_is_blamed),
     };
     struct learner_device *device = NULL;
