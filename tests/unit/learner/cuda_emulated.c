@@ -68,7 +68,7 @@ struct work {
     enum { LAUNCH, PRODUCT, CONV, COPY, ZERO } kind;
     enum gpu_kernel kernel;
     unsigned blocks;
-    unsigned char args[sizeof(struct gpu_step)];
+    _Alignas(16) unsigned char args[sizeof(struct gpu_step)];
     struct gpu_product product;
     struct gpu_conv conv;
     void *to, *more, *scratch;
