@@ -151,7 +151,7 @@ static enum delta_status bench_row(const struct settings *settings, json_t *rows
 int main(int argc, char **argv)
 {
     struct settings settings = {
-        .batch = 64, .side = 32, .seconds = 2, .device = "auto", .network = "resnet18"};
+        .batch = 64, .side = 32, .seconds = 2, .device = "cpu", .network = "resnet18"};
     struct delta_opt opts[] = {{"network", DELTA_OPT_TEXT, &settings.network, "NAME",
                                 "architecture (resnet18)", NULL, NULL, 0, 0, false},
                                {"width", DELTA_OPT_INT, &settings.width, "N",
@@ -166,7 +166,7 @@ int main(int argc, char **argv)
                                {"seconds", DELTA_OPT_REAL, &settings.seconds, "S",
                                 "time for each measurement (2)", NULL, NULL, 0, 600, false},
                                {"device", DELTA_OPT_CHOICE, &settings.device, "NAME",
-                                "ref, blas, cuda or auto", NULL, "ref|blas|cuda|auto", 0, 0, false},
+                                "cpu, ref or blas", NULL, "cpu|ref|blas", 0, 0, false},
                                {"layers", DELTA_OPT_FLAG, &settings.layers, NULL,
                                 "also every operation by itself", NULL, NULL, 0, 0, false},
                                {"json", DELTA_OPT_FLAG, &settings.json, NULL,

@@ -4,7 +4,7 @@
 set -u
 cd "$1" || exit 2
 failed=0
-sources=$(find delta learner agent server-mock tests -name '*.[ch]' | sort)
+sources=$(find delta learner agent server-mock tests -name '*.[ch]' -o -name '*.cu' | sort)
 
 complain() {
     [ -z "$2" ] && return
@@ -27,6 +27,12 @@ complain() {
     )"
     complain "only agent speaks libcurl" \
         "$(grep -nE '#include <curl/' $(find delta learner server-mock -name '*.[ch]'))"
+    complain "no CUDA type leaves a .cu file: two headers are theirs, and C has neither" "$(
+        grep -nE '#include [<"]cu(da_runtime|dnn|blas)' $(echo "$sources" | grep '\.[ch]$' |
+            grep -v 'src/device/cuda_compat\.h$')
+        grep -nE '#include "cuda_(compat|driver)\.h"' $(echo "$sources" | grep '\.[ch]$' |
+            grep -v 'src/device/cuda_driver\.h$')
+    )"
     complain "the delta folder has no sockets, threads or BLAS" \
         "$(grep -nE '#include <(sys/socket|pthread|cblas|netinet)' $(find delta -name '*.[ch]'))"
     complain "file names are unique in the tree (main.c aside)" \

@@ -165,15 +165,15 @@ static enum delta_status dump(const struct job *job, struct delta_error *err)
 
 int main(int argc, char **argv)
 {
-    struct job job = {.device = "auto", .mode = "train", .batch = 1, .threads = 2};
+    struct job job = {.device = "cpu", .mode = "train", .batch = 1, .threads = 2};
     struct delta_opt opts[] = {
         {"model", DELTA_OPT_TEXT, &job.model, "FILE", "network", NULL, NULL, 0, 0, true},
         {"input", DELTA_OPT_TEXT, &job.input, "FILE", "images, float32", NULL, NULL, 0, 0, true},
         {"out", DELTA_OPT_TEXT, &job.out, "DIR", "where the results go", NULL, NULL, 0, 0, true},
         {"batch", DELTA_OPT_INT, &job.batch, "N", "images (1)", NULL, NULL, 1, 4096, false},
         {"threads", DELTA_OPT_INT, &job.threads, "N", "threads (2)", NULL, NULL, 0, 64, false},
-        {"device", DELTA_OPT_CHOICE, &job.device, "NAME", "backend (auto)", NULL,
-         "ref|blas|cuda|auto", 0, 0, false},
+        {"device", DELTA_OPT_CHOICE, &job.device, "NAME", "backend (cpu)", NULL, "cpu|ref|blas", 0,
+         0, false},
         {"mode", DELTA_OPT_CHOICE, &job.mode, "NAME",
          "batch norm: batch statistics, or running ones with or without gradients", NULL,
          "train|train-eval|infer", 0, 0, false},

@@ -45,10 +45,12 @@ typedef cudaDataType compat_compute;
 #endif
 
 /* In C++, cublasGemmEx is two functions from 11 on; this is the one that the library exports. */
-typedef cublasStatus_t(CUBLASWINAPI *compat_gemm_ex)(
-    cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *,
-    cudaDataType, int, const void *, cudaDataType, int, const void *, void *, cudaDataType, int,
-    compat_compute, cublasGemmAlgo_t);
+typedef cublasStatus_t(CUBLASWINAPI *compat_gemm_ex)(cublasHandle_t, cublasOperation_t,
+                                                     cublasOperation_t, int, int, int, const void *,
+                                                     const void *, cudaDataType, int, const void *,
+                                                     cudaDataType, int, const void *, void *,
+                                                     cudaDataType, int, compat_compute,
+                                                     cublasGemmAlgo_t);
 /* Never called: a type that differs from the header's does not compile. */
 char compat_same_type(compat_gemm_ex);
 static_assert(sizeof(compat_same_type(cublasGemmEx)) == 1, "cublasGemmEx has another type");

@@ -166,8 +166,7 @@ struct gpu_recording *gpu_record_end(struct gpu *gpu)
 {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
-    const bool whole =
-        cudaStreamEndCapture(gpu->stream, &graph) == cudaSuccess && !gpu->failure[0];
+    const bool whole = cudaStreamEndCapture(gpu->stream, &graph) == cudaSuccess && !gpu->failure[0];
 
     if (!whole || compat_instantiate(&exec, graph) != cudaSuccess) {
         gpu->failure[0] = '\0';

@@ -89,15 +89,16 @@ void gpu_multiply(struct gpu *gpu, const struct gpu_product *p)
     const float one = 1, beta = p->beta;
     const cudaDataType in = p->narrow ? COMPAT_R_16BF : CUDA_R_32F;
     const cudaDataType out = p->narrow_c ? COMPAT_R_16BF : CUDA_R_32F;
-    const compat_compute compute =
-        gpu->math == GPU_TF32 && !p->exact && !p->narrow ? COMPAT_COMPUTE_TF32 : COMPAT_COMPUTE_EXACT;
+    const compat_compute compute = gpu->math == GPU_TF32 && !p->exact && !p->narrow
+                                       ? COMPAT_COMPUTE_TF32
+                                       : COMPAT_COMPUTE_EXACT;
 
     /* cuBLAS has columns where we have rows: it computes the transposed product */
-    const cublasStatus_t code = gpu->lib.gemm_ex(
-        gpu->blas, p->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
-        p->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, (int)p->n, (int)p->m, (int)p->k, &one, p->b, in,
-        (int)p->ldb, p->a, in, (int)p->lda, &beta, p->c, out, (int)p->ldc, compute,
-        CUBLAS_GEMM_DEFAULT);
+    const cublasStatus_t code =
+        gpu->lib.gemm_ex(gpu->blas, p->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
+                         p->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, (int)p->n, (int)p->m,
+                         (int)p->k, &one, p->b, in, (int)p->ldb, p->a, in, (int)p->lda, &beta, p->c,
+                         out, (int)p->ldc, compute, CUBLAS_GEMM_DEFAULT);
     if (code != CUBLAS_STATUS_SUCCESS) {
         char why[32];
         snprintf(why, sizeof why, "status %d", (int)code);
@@ -172,12 +173,13 @@ static bool choose_forward(struct gpu *gpu, struct gpu_conv *c, size_t most)
 
     if (gpu->lib.cudnnGetConvolutionForwardAlgorithm_v7(gpu->dnn, c->x, c->w, c->conv, c->y,
                                                         ALGORITHMS, &count, list) ||
-        !choose(gpu, c, list, count, most,
-                [=](const cudnnConvolutionFwdAlgoPerf_t &perf, size_t *bytes) {
-                    return gpu->lib.cudnnGetConvolutionForwardWorkspaceSize(
-                        gpu->dnn, c->x, c->w, c->conv, c->y, perf.algo, bytes);
-                },
-                &chosen))
+        !choose(
+            gpu, c, list, count, most,
+            [=](const cudnnConvolutionFwdAlgoPerf_t &perf, size_t *bytes) {
+                return gpu->lib.cudnnGetConvolutionForwardWorkspaceSize(
+                    gpu->dnn, c->x, c->w, c->conv, c->y, perf.algo, bytes);
+            },
+            &chosen))
         return false;
     c->algorithm.forward = list[chosen].algo;
     return true;
@@ -190,12 +192,13 @@ static bool choose_data(struct gpu *gpu, struct gpu_conv *c, size_t most)
 
     if (gpu->lib.cudnnGetConvolutionBackwardDataAlgorithm_v7(gpu->dnn, c->w, c->y, c->conv, c->x,
                                                              ALGORITHMS, &count, list) ||
-        !choose(gpu, c, list, count, most,
-                [=](const cudnnConvolutionBwdDataAlgoPerf_t &perf, size_t *bytes) {
-                    return gpu->lib.cudnnGetConvolutionBackwardDataWorkspaceSize(
-                        gpu->dnn, c->w, c->y, c->conv, c->x, perf.algo, bytes);
-                },
-                &chosen))
+        !choose(
+            gpu, c, list, count, most,
+            [=](const cudnnConvolutionBwdDataAlgoPerf_t &perf, size_t *bytes) {
+                return gpu->lib.cudnnGetConvolutionBackwardDataWorkspaceSize(
+                    gpu->dnn, c->w, c->y, c->conv, c->x, perf.algo, bytes);
+            },
+            &chosen))
         return false;
     c->algorithm.data = list[chosen].algo;
     return true;
@@ -208,12 +211,13 @@ static bool choose_filter(struct gpu *gpu, struct gpu_conv *c, size_t most)
 
     if (gpu->lib.cudnnGetConvolutionBackwardFilterAlgorithm_v7(gpu->dnn, c->x, c->y, c->conv, c->w,
                                                                ALGORITHMS, &count, list) ||
-        !choose(gpu, c, list, count, most,
-                [=](const cudnnConvolutionBwdFilterAlgoPerf_t &perf, size_t *bytes) {
-                    return gpu->lib.cudnnGetConvolutionBackwardFilterWorkspaceSize(
-                        gpu->dnn, c->x, c->y, c->conv, c->w, perf.algo, bytes);
-                },
-                &chosen))
+        !choose(
+            gpu, c, list, count, most,
+            [=](const cudnnConvolutionBwdFilterAlgoPerf_t &perf, size_t *bytes) {
+                return gpu->lib.cudnnGetConvolutionBackwardFilterWorkspaceSize(
+                    gpu->dnn, c->x, c->y, c->conv, c->w, perf.algo, bytes);
+            },
+            &chosen))
         return false;
     c->algorithm.filter = list[chosen].algo;
     return true;
@@ -266,9 +270,9 @@ void gpu_conv_run(struct gpu *gpu, const struct gpu_conv *c, void *x, void *w, v
     cudnnStatus_t code;
 
     if (c->part == GPU_CONV_FORWARD)
-        code = lib->cudnnConvolutionForward(gpu->dnn, &one, c->x, x, c->w, w, c->conv,
-                                            c->algorithm.forward, scratch, c->scratch, &zero, c->y,
-                                            y);
+        code =
+            lib->cudnnConvolutionForward(gpu->dnn, &one, c->x, x, c->w, w, c->conv,
+                                         c->algorithm.forward, scratch, c->scratch, &zero, c->y, y);
     else if (c->part == GPU_CONV_DATA)
         code = lib->cudnnConvolutionBackwardData(gpu->dnn, &one, c->w, w, c->y, y, c->conv,
                                                  c->algorithm.data, scratch, c->scratch, &zero,

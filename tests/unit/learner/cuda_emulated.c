@@ -68,7 +68,7 @@ struct work {
     enum { LAUNCH, PRODUCT, CONV, COPY, ZERO } kind;
     enum gpu_kernel kernel;
     unsigned blocks;
-    unsigned char args[sizeof(struct gpu_step)];
+    _Alignas(16) unsigned char args[sizeof(struct gpu_step)];
     struct gpu_product product;
     struct gpu_conv conv;
     void *to, *more, *scratch;
@@ -253,7 +253,7 @@ void gpu_set_math(struct gpu *gpu, enum gpu_math math)
 bool gpu_has_bf16(const struct gpu *gpu)
 {
     (void)gpu;
-    return !cuda_emulated.narrow_only;
+    return !cuda_emulated.exact_only;
 }
 
 unsigned gpu_processors(const struct gpu *gpu)

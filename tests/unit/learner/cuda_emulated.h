@@ -12,8 +12,8 @@ struct cuda_emulated {
     const char *broken; /* what the next sync tells; then NULL */
     bool no_library;    /* the library has no algorithm for any convolution */
     bool no_recording;
-    bool backwards;   /* threads and blocks from the last to the first */
-    bool narrow_only; /* no bf16, no tf32 */
+    bool backwards;  /* threads and blocks from the last to the first */
+    bool exact_only; /* no bf16, no tf32 */
     size_t launches, convs, products, recorded, played, allocs;
 };
 extern struct cuda_emulated cuda_emulated;

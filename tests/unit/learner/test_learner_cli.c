@@ -100,6 +100,34 @@ static void cli_eval_prints_one_object(void **state)
     json_decref(json);
 }
 
+/* With a GPU and without: what was asked for is what computes, or the reason is told. */
+static void cli_device_and_precision_are_kept_to(void **state)
+{
+    (void)state;
+    harness_run(&run, "frostline-learn", "eval", "--model", base, "--data", DATA, "--device", "cpu",
+                "--json", NULL);
+    json_t *json = parse_output();
+    assert_string_equal(json_string_value(json_object_get(json, "device")), "blas");
+    json_decref(json);
+    assert_null(strstr(run.err, "GPU"));
+    harness_run(&run, "frostline-learn", "eval", "--model", base, "--data", DATA, "--device", "cpu",
+                "--precision", "bf16", NULL);
+    assert_true(run.status > 1);
+    assert_non_null(strstr(run.err, "fp32"));
+    harness_run(&run, "frostline-learn", "eval", "--model", base, "--data", DATA, "--device",
+                "cuda", NULL);
+    const bool there = run.status == 0;
+    assert_true(there || strstr(run.err, "no GPU to use: ") ||
+                strstr(run.err, "not in this build"));
+    const bool built = there || strstr(run.err, "no GPU to use: ");
+    harness_run(&run, "frostline-learn", "eval", "--model", base, "--data", DATA, "--precision",
+                "bf16", NULL);
+    assert_true(run.status == 0 || there); /* an old GPU has no bf16 */
+    const char *told = strstr(run.err, "computing on the CPU");
+    assert_true(!told == (there || !built));
+    assert_true(!told || !strstr(told + 1, "computing on the CPU"));
+}
+
 static void cli_plan_and_exemplars_leave_right_files(void **state)
 {
     struct stat info;
@@ -382,6 +410,7 @@ int main(void)
         cmocka_unit_test(cli_plans_memory_and_refuses_too_little),
         cmocka_unit_test(cli_pretraining_goes_on_after_signals),
         cmocka_unit_test(cli_eval_prints_one_object),
+        cmocka_unit_test(cli_device_and_precision_are_kept_to),
         cmocka_unit_test(cli_plan_and_exemplars_leave_right_files),
         cmocka_unit_test(cli_learns_from_class_folders),
         cmocka_unit_test(cli_rejection_is_status_1_and_writes_nothing),

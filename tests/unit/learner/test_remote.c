@@ -8,7 +8,11 @@
 #include <string.h>
 
 #include "augment.h"
+#ifdef EMULATED
+#include "cuda_emulated.h"
+#endif
 #include "device.h"
+#include "embed.h"
 #include "fixture.h"
 #include "gather.h"
 #include "graph.h"
@@ -522,6 +526,33 @@ static void plan_and_test_are_the_oracles(void **state)
     learner_samples_release(&data);
 }
 
+/* What heads are fitted on, and exemplars chosen by. */
+static void embeddings_are_the_oracles(void **state)
+{
+    struct learner_samples data = LEARNER_SAMPLES_INIT;
+    struct learner_embedding made[2] = {{.count = 0}, {.count = 0}};
+    const char *devices[2] = {"ref", "cuda"};
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    assert_ok(
+        learner_samples_open(&data, "synthetic:classes=3,train=5", LEARNER_SPLIT_TRAIN, &err));
+    fixture_model(&model, 3, data.height, 3, 3);
+    for (int d = 0; d < 2; d++) {
+        /* 15 images, four at once: the last pass is smaller */
+        const struct learner_budget budget = {.device = devices[d], .threads = 1, .at_once = 4};
+        assert_ok(learner_embed(&made[d], &model, &data, &budget, "test", &err));
+    }
+    assert_int_equal(made[0].count, 15);
+    same(made[1].features, made[0].features, 15 * made[0].d, TOLERANCE, 0, "features");
+    same(made[1].logits, made[0].logits, 15 * made[0].classes, TOLERANCE, 0, "logits");
+    learner_embedding_release(&made[0]);
+    learner_embedding_release(&made[1]);
+    delta_model_release(&model);
+    learner_samples_release(&data);
+}
+
 static void what_is_not_finite_is_blamed(void **state)
 {
     struct delta_model model = DELTA_MODEL_INIT;
@@ -547,9 +578,161 @@ static void what_is_not_finite_is_blamed(void **state)
     delta_model_release(&model);
 }
 
+/* The same step again and again: from the second time on a device may play a recording of it. Steps
+ * of another size come between. */
+static void many_steps_are_the_oracles(void **state)
+{
+    static const size_t sizes[] = {BATCH, BATCH, BATCH, 3, BATCH, 3, 3, BATCH};
+    const struct learner_sgd_options options = {.momentum = 0.9, .weight_decay = 5e-4};
+    const char *devices[2] = {"ref", "cuda"};
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    float *values[2];
+    size_t count = 0;
+
+    (void)state;
+    fixture_model(&model, 4, 8, CLASSES, 3);
+    for (int d = 0; d < 2; d++) {
+        struct learner_net *net = net_on(devices[d], &model, NULL);
+        struct learner_sgd *sgd = NULL;
+        assert_ok(learner_sgd_new(&sgd, net, NULL, &options, &err));
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            struct learner_loss_sum sum;
+            assert_ok(learner_net_forward(net, sizes[i], LEARNER_TRAIN, &err));
+            learner_net_loss(net, &(struct learner_loss){.labels = labels, .scale = 1}, sizes[i],
+                             &sum);
+            assert_ok(learner_net_backward(net, sizes[i], &err));
+            learner_sgd_step(sgd, 0.005);
+            assert_ok(learner_net_forward(net, sizes[i], LEARNER_INFER, &err));
+        }
+        count = net->value_count;
+        values[d] = numbers(net, net->values, count);
+        learner_sgd_free(sgd);
+        learner_net_free(net);
+    }
+    same(values[1], values[0], count, TOLERANCE > 0 ? 2e-2 : 0, 0, "after many steps");
+    free(values[0]);
+    free(values[1]);
+    delta_model_release(&model);
+}
+
+#ifdef EMULATED
+/* bf16 keeps 8 bits of an activation: a network goes the same way, roughly. */
+static void narrow_networks_are_nearly_the_oracles(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    for (size_t r = 0; r < fixture_row_count; r++) {
+        struct delta_model model = DELTA_MODEL_INIT;
+        struct learner_loss_sum a, b;
+        const struct learner_net_options options = {
+            .device = "cuda:bf16", .batch = BATCH, .train = true};
+        struct learner_net *narrow = NULL;
+        fixture_network(&model, &fixture_rows[r], CLASSES, 11);
+        struct learner_net *ref = net_on("ref", &model, NULL);
+        assert_ok(learner_net_new(&narrow, &model, &options, &err));
+        assert_string_equal(learner_net_precision(narrow), "bf16");
+        fixture_fill(learner_net_input(narrow), BATCH * fixture_input_count(&model), 4);
+        assert_ok(learner_net_forward(ref, BATCH, LEARNER_TRAIN_EVAL, &err));
+        assert_ok(learner_net_forward(narrow, BATCH, LEARNER_TRAIN_EVAL, &err));
+        same(learner_net_logits(narrow), learner_net_logits(ref), BATCH * CLASSES, 0.05, 0,
+             fixture_rows[r].arch);
+        loss_and_backward(ref, &a);
+        loss_and_backward(narrow, &b);
+        /* all gradients together: which ReLU an activation near 0 passes is chance */
+        float *p = numbers(narrow, narrow->grads, narrow->grad_count);
+        same(p, ref->grads, narrow->grad_count, 0.4, 0, fixture_rows[r].arch);
+        free(p);
+        learner_net_free(ref);
+        learner_net_free(narrow);
+        delta_model_release(&model);
+    }
+}
+
+static void recordings_are_played_and_change_nothing(void **state)
+{
+    const size_t recorded = cuda_emulated.recorded, played = cuda_emulated.played;
+
+    many_steps_are_the_oracles(state);
+    /* two sizes, forward, backward and inference; each run once before it is recorded */
+    assert_int_equal(cuda_emulated.recorded - recorded, 6);
+    assert_int_equal(cuda_emulated.played - played, 24 - 6);
+    cuda_emulated.no_recording = cuda_emulated.backwards = cuda_emulated.no_library = true;
+    many_steps_are_the_oracles(state);
+    cuda_emulated.no_recording = cuda_emulated.backwards = cuda_emulated.no_library = false;
+}
+
+static void steps_take_no_memory(void **state)
+{
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct learner_loss_sum sum;
+
+    (void)state;
+    fixture_model(&model, 4, 8, CLASSES, 3);
+    struct learner_net *net = net_on("cuda", &model, NULL);
+    for (int i = 0; i < 3; i++) {
+        const size_t before = cuda_emulated.allocs;
+        assert_ok(learner_net_forward(net, BATCH, LEARNER_TRAIN, &err));
+        loss_and_backward(net, &sum);
+        assert_true(i == 0 || cuda_emulated.allocs == before);
+    }
+    learner_net_free(net);
+    delta_model_release(&model);
+}
+
+/* auto goes on without, what names the GPU does not; a failure later is told. */
+static void a_missing_or_failing_gpu_is_told(void **state)
+{
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct learner_device *device = NULL;
+    char why[256] = "";
+
+    (void)state;
+    assert_false(learner_device_missing(why, sizeof why, "auto:bf16"));
+    cuda_emulated.absent = "it is on holiday";
+    assert_true(learner_device_missing(why, sizeof why, "auto:bf16"));
+    assert_non_null(strstr(why, "on holiday"));
+    assert_false(learner_device_missing(why, sizeof why, "cpu"));
+    assert_status(learner_device_open(&device, "cuda:tf32", 1, &err), DELTA_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "on holiday"));
+    assert_ok(learner_device_open(&device, "auto:bf16", 1, &err));
+    assert_string_equal(device->ops->name, "blas");
+    assert_null(device->precision);
+    device->ops->close(device);
+    cuda_emulated.absent = NULL;
+    assert_ok(learner_device_open(&device, "auto:tf32", 1, &err));
+    assert_string_equal(device->ops->name, "cuda");
+    assert_string_equal(device->precision, "tf32");
+    device->ops->close(device);
+    cuda_emulated.exact_only = true;
+    assert_status(learner_device_open(&device, "cuda:bf16", 1, &err), DELTA_UNSUPPORTED);
+    cuda_emulated.exact_only = false;
+    assert_status(learner_device_open(&device, "cuda:fp8", 1, &err), DELTA_UNSUPPORTED);
+    assert_status(learner_device_open(&device, "cpu:bf16", 1, &err), DELTA_UNSUPPORTED);
+    fixture_model(&model, 3, 8, CLASSES, 3);
+    struct learner_net *net = net_on("cuda", &model, NULL);
+    cuda_emulated.broken = "an illegal something";
+    assert_status(learner_net_forward(net, BATCH, LEARNER_TRAIN, &err), DELTA_IO);
+    assert_non_null(strstr(err.text, "an illegal something"));
+    assert_ok(learner_net_forward(net, BATCH, LEARNER_TRAIN, &err));
+    learner_net_free(net);
+    delta_model_release(&model);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+#ifdef EMULATED
+        cmocka_unit_test(narrow_networks_are_nearly_the_oracles),
+        cmocka_unit_test(recordings_are_played_and_change_nothing),
+        cmocka_unit_test(steps_take_no_memory),
+        cmocka_unit_test(a_missing_or_failing_gpu_is_told),
+#endif
+        cmocka_unit_test(many_steps_are_the_oracles),
         cmocka_unit_test(losses_are_the_oracles),
         cmocka_unit_test(views_are_made_on_the_device),
         cmocka_unit_test(a_step_is_the_oracles),
@@ -557,6 +740,7 @@ int main(void)
         cmocka_unit_test(training_runs_are_the_oracles),
         cmocka_unit_test(increments_are_the_oracles),
         cmocka_unit_test(plan_and_test_are_the_oracles),
+        cmocka_unit_test(embeddings_are_the_oracles),
         cmocka_unit_test(what_is_not_finite_is_blamed),
     };
     struct learner_device *device = NULL;
