@@ -10,6 +10,30 @@ struct learner_importance {
     float *gradient; /* owned, [count]: of the mean cross-entropy */
 };
 
+/* Which weights a plan freezes. */
+struct learner_plan_choice {
+    double ratio;     /* share frozen of each layer that may learn, rounded */
+    bool filters;     /* whole filters, by the sum over their weights; else weight by weight */
+    const char *mask; /* "importance" (NULL too), "magnitude" (w squared), "random" (by seed) */
+    const char *live; /* layers that may learn, by the beginning of their names, all others are
+                       * frozen whole; NULL: all may; LEARNER_LAST_STAGE */
+};
+#define LEARNER_LAST_STAGE "last" /* the layers with the smallest plane, the head aside */
+
+/* learner_freeze_plan with a choice.
+ *   old      not read by the masks magnitude and random
+ *   fails    also CONFIG (mask, ratio), NOT_FOUND (no layer begins like live) */
+DELTA_MUST_USE enum delta_status learner_freeze_plan_by(struct delta_model *model,
+                                                        const struct learner_samples *old,
+                                                        const struct learner_plan_choice *choice,
+                                                        const struct learner_budget *budget,
+                                                        struct delta_error *err);
+
+/* Freezes whole what does not belong to the layers that `live` names (see above), the head aside;
+ * batch norms everywhere. Other marks stay.  fails: NOT_FOUND, NO_MEMORY */
+DELTA_MUST_USE enum delta_status learner_plan_confine(struct delta_model *model, const char *live,
+                                                      struct delta_error *err);
+
 /* Gradient of the mean cross-entropy over all images whose class the model knows, for each
  * parameter; batch norm in evaluation mode. The published importance squares THIS mean times the
  * weight: I = (g w)^2 with g summed over batches first. (The mean of squared per-batch gradients
@@ -20,6 +44,12 @@ DELTA_MUST_USE enum delta_status
 learner_importance_gradient(struct learner_importance **out, size_t *count,
                             const struct delta_model *model, const struct learner_samples *old,
                             const struct learner_budget *budget, struct delta_error *err);
+/* The same; nothing is computed of what `plan` (may be NULL) freezes whole. */
+DELTA_MUST_USE enum delta_status
+learner_importance_under(struct learner_importance **out, size_t *count,
+                         const struct delta_model *model, const struct learner_samples *old,
+                         const struct delta_model *plan, const struct learner_budget *budget,
+                         struct delta_error *err);
 void learner_importance_free(struct learner_importance *items, size_t count);
 
 /* Marks the `keep` largest of score [count] in bits (zeroed by the caller); ties go to the lower
