@@ -124,27 +124,36 @@ static const float *gradient_of(const struct learner_importance *items, size_t c
 /* First the gradients, then, without the network, one layer's ranking at a time. */
 enum delta_status learner_freeze_plan_need(const struct delta_model *model,
                                            const struct learner_samples *old,
+                                           const struct delta_model *plan,
                                            const struct learner_budget *budget, size_t images,
                                            size_t *bytes, struct delta_error *err)
 {
-    const size_t gradients = learner_model_bytes(model);
-    size_t net = 0, ranking = 0;
-    const enum delta_status st = learner_budget_net(&net, model, budget, images, true, err);
+    const struct learner_net_options options = {.device = budget ? budget->device : NULL,
+                                                .batch = images,
+                                                .threads = budget ? budget->threads : 0,
+                                                .train = true,
+                                                .plan = plan};
+    size_t net = 0, ranking = 0, gradients = 0;
+    const enum delta_status st = learner_net_plan_bytes(&net, NULL, model, &options, err);
 
     for (size_t i = 0; i < model->tensor_count; i++) {
         const size_t count = model->tensors[i].count;
         const size_t cells = count * (sizeof(double) + LEARNER_RANK_BYTES) + count / 8;
+        if (plan && plan->tensors[i].freeze.mode == DELTA_FREEZE_ALL)
+            continue;
+        gradients += count * sizeof(float);
         if (ranking < cells)
             ranking = cells;
     }
     net += old->count * (sizeof(int32_t) + sizeof(uint32_t));
-    *bytes = 2 * gradients + (net > ranking ? net : ranking);
+    *bytes = gradients + (net > ranking ? net : ranking);
     return st;
 }
 
 struct need {
     const struct delta_model *model;
     const struct learner_samples *old;
+    const struct delta_model *plan;
     const struct learner_budget *budget;
 };
 
@@ -153,7 +162,8 @@ static enum delta_status need_memory(void *context, size_t images, size_t *bytes
 {
     const struct need *need = context;
 
-    return learner_freeze_plan_need(need->model, need->old, need->budget, images, bytes, err);
+    return learner_freeze_plan_need(need->model, need->old, need->plan, need->budget, images, bytes,
+                                    err);
 }
 
 enum delta_status learner_freeze_plan(struct delta_model *model, const struct learner_samples *old,
@@ -214,7 +224,7 @@ enum delta_status learner_freeze_plan_by(struct delta_model *model,
 {
     struct learner_importance *items = NULL;
     struct delta_model made = DELTA_MODEL_INIT;
-    struct need need = {model, old, budget};
+    struct need need = {model, old, choice->live ? &made : NULL, budget};
     struct learner_budget plan = {0};
     enum mask mask;
     size_t count = 0;

@@ -10,25 +10,6 @@ struct learner_importance {
     float *gradient; /* owned, [count]: of the mean cross-entropy */
 };
 
-/* Which weights a plan freezes. */
-struct learner_plan_choice {
-    double ratio;     /* share frozen of each layer that may learn, rounded */
-    bool filters;     /* whole filters, by the sum over their weights; else weight by weight */
-    const char *mask; /* "importance" (NULL too), "magnitude" (w squared), "random" (by seed) */
-    const char *live; /* layers that may learn, by the beginning of their names, all others are
-                       * frozen whole; NULL: all may; LEARNER_LAST_STAGE */
-};
-#define LEARNER_LAST_STAGE "last" /* the layers with the smallest plane, the head aside */
-
-/* learner_freeze_plan with a choice.
- *   old      not read by the masks magnitude and random
- *   fails    also CONFIG (mask, ratio), NOT_FOUND (no layer begins like live) */
-DELTA_MUST_USE enum delta_status learner_freeze_plan_by(struct delta_model *model,
-                                                        const struct learner_samples *old,
-                                                        const struct learner_plan_choice *choice,
-                                                        const struct learner_budget *budget,
-                                                        struct delta_error *err);
-
 /* Freezes whole what does not belong to the layers that `live` names (see above), the head aside;
  * batch norms everywhere. Other marks stay.  fails: NOT_FOUND, NO_MEMORY */
 DELTA_MUST_USE enum delta_status learner_plan_confine(struct delta_model *model, const char *live,
@@ -60,11 +41,11 @@ DELTA_MUST_USE enum delta_status learner_top_bits(uint8_t *bits, const double *s
 /* What ranking takes per weight, in bytes. */
 #define LEARNER_RANK_BYTES 16
 
-/* What learner_freeze_plan takes with so many images at once. */
-DELTA_MUST_USE enum delta_status learner_freeze_plan_need(const struct delta_model *model,
-                                                          const struct learner_samples *old,
-                                                          const struct learner_budget *budget,
-                                                          size_t images, size_t *bytes,
-                                                          struct delta_error *err);
+/* What learner_freeze_plan takes with so many images at once.
+ *   plan     what is frozen whole from the beginning; NULL: nothing */
+DELTA_MUST_USE enum delta_status
+learner_freeze_plan_need(const struct delta_model *model, const struct learner_samples *old,
+                         const struct delta_model *plan, const struct learner_budget *budget,
+                         size_t images, size_t *bytes, struct delta_error *err);
 
 #endif

@@ -122,6 +122,38 @@ DELTA_MUST_USE enum delta_status
 learner_freeze_plan(struct delta_model *model, const struct learner_samples *old, double ratio,
                     const struct learner_budget *budget, struct delta_error *err);
 
+/* Which weights a plan freezes. */
+struct learner_plan_choice {
+    double ratio;     /* share frozen of each layer that may learn, rounded */
+    bool filters;     /* whole filters, by the sum over their weights; else weight by weight */
+    const char *mask; /* "importance" (NULL too), "magnitude" (w squared), "random" (by seed) */
+    const char *live; /* layers that may learn, by the beginning of their names, all others are
+                       * frozen whole; NULL: all may; LEARNER_LAST_STAGE */
+};
+#define LEARNER_LAST_STAGE "last" /* the layers with the smallest plane, the head aside */
+
+/* The same with a choice.
+ *   old      not read by the masks magnitude and random
+ *   fails    also CONFIG (mask, ratio), NOT_FOUND (no layer begins like live) */
+DELTA_MUST_USE enum delta_status learner_freeze_plan_by(struct delta_model *model,
+                                                        const struct learner_samples *old,
+                                                        const struct learner_plan_choice *choice,
+                                                        const struct learner_budget *budget,
+                                                        struct delta_error *err);
+
+/* How well (g w)^2 predicts what it stands for: on `weights` seeded weights, spread over all layers
+ * in proportion to their size, each is set to zero and the rise of the mean cross-entropy over
+ * `old` measured (the published method's first formula, whose square (g w)^2 approximates). */
+struct learner_importance_check {
+    size_t weights, images;
+    double rank_correlation; /* Spearman's, of (g w)^2 and the square of the rise; -1..1 */
+    double image_passes;
+};
+DELTA_MUST_USE enum delta_status
+learner_importance_measure(struct learner_importance_check *out, const struct delta_model *model,
+                           const struct learner_samples *old, size_t weights,
+                           const struct learner_budget *budget, struct delta_error *err);
+
 /* ---- an increment ---- */
 
 /* What a method does not read it ignores; learner/METHODS.md tells what each one does. */

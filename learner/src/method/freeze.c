@@ -76,8 +76,9 @@ static enum delta_status need(const struct learner_task *task, size_t images, si
                           task->options->kd_weight > 0, images, bytes, err);
 
     if (!st && task->options->ratio >= 0) {
-        st = learner_freeze_plan_need(task->base, task->replay, task->budget, images, &plan, err);
-        plan += learner_model_bytes(task->base);
+        st = learner_freeze_plan_need(task->base, task->replay, NULL, task->budget, images, &plan,
+                                      err);
+        plan += 2 * learner_model_bytes(task->base);
     }
     if (*bytes < plan)
         *bytes = plan;

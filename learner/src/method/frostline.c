@@ -140,35 +140,62 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     return st;
 }
 
-/* Stage A: features of the pool, then the network or the fit. Later stages: beside the pool's
- * features and the earlier candidates, what training takes. */
+/* Of stage B: the plan's gradients, or the training. */
+static enum delta_status need_b(const struct learner_task *task, size_t images, size_t *bytes,
+                                struct delta_error *err)
+{
+    const char *live = task->options->live ? task->options->live : LEARNER_LAST_STAGE;
+    struct delta_model plan = DELTA_MODEL_INIT;
+    size_t rank = 0;
+    enum delta_status st = delta_model_copy(&plan, task->base, err);
+
+    if (!st)
+        st = learner_plan_confine(&plan, live, err);
+    if (!st)
+        st = learner_freeze_plan_need(task->base, task->replay, &plan, task->budget, images, &rank,
+                                      err);
+    delta_model_release(&plan);
+    if (!st)
+        st = delta_model_copy(&plan, task->model, err);
+    if (!st)
+        st = learner_plan_confine(&plan, live, err);
+    if (!st)
+        st = learner_tune_need(task, &plan, true, false, images, bytes, err);
+    *bytes += learner_model_bytes(task->model); /* the plan */
+    rank += 2 * learner_model_bytes(task->base);
+    if (*bytes < rank)
+        *bytes = rank;
+    delta_model_release(&plan);
+    return st;
+}
+
+/* Features of the pool, and beside them: the network that makes them, a fit, or stage B with what
+ * the earlier stage left. */
 static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
                               struct delta_error *err)
 {
     const size_t views = views_of(task) * (task->fresh->count + task->replay->count);
-    const bool all = has_stage(task, 'C') && task->replay->count;
-    const size_t classes = task->model->class_count;
-    const size_t rows = all ? classes : classes - task->base->class_count;
+    const bool more = task->replay->count > 0, all = has_stage(task, 'C') && more;
+    const size_t classes = task->model->class_count, old = task->base->class_count;
     struct delta_tensor *weight, *bias;
     size_t net = 0, tune = 0;
     enum delta_status st = delta_model_head(task->base, &weight, &bias, err);
 
     if (!st)
         st = learner_budget_net(&net, task->base, task->budget, images, false, err);
-    if (!st && has_stage(task, 'B') && task->replay->count) {
-        /* without a plan's marks: more than it will be, since the prefix shrinks the net */
-        st = learner_tune_need(task, NULL, true, false, images, &tune, err);
-        tune += 5 * learner_model_bytes(task->model) +
-                views * sizeof(float) * (weight->count / bias->count + classes);
-    }
+    if (!st && has_stage(task, 'B') && more)
+        st = need_b(task, images, &tune, err);
     if (st)
         return st;
-    const size_t d = weight->count / bias->count;
-    const size_t fit = (rows * (d + 1) * (LEARNER_LBFGS_CELLS + 2) + 2 * views + 256 * (d + rows)) *
-                       sizeof(double);
+    const size_t d = weight->count / bias->count, rows = all ? classes : classes - old;
+    const size_t record = (d + classes) * sizeof(float);
+    size_t fit = (rows * (d + 1) * (LEARNER_LBFGS_CELLS + 2) + 2 * views) * sizeof(double);
+    const size_t left = has_stage(task, 'B') && more ? learner_model_bytes(task->model) : 0;
     net += learner_samples_bytes(task->fresh) + learner_samples_bytes(task->replay);
+    tune += tune ? left + (all ? views * record : 0) : 0;
+    fit += 2 * left + (left && all ? views * record : 0);
     net = net > fit ? net : fit;
-    *bytes = views * (d + bias->count + 1) * sizeof(float) + (net > tune ? net : tune);
+    *bytes = views * (d + old + 1) * sizeof(float) + (net > tune ? net : tune);
     return DELTA_OK;
 }
 

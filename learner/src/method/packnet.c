@@ -172,13 +172,19 @@ enum delta_status learner_packnet_view(struct delta_model *out, const struct del
     return DELTA_OK;
 }
 
+/* Batch norms are part of their convolutions in every phase. */
 static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
                               struct delta_error *err)
 {
-    const enum delta_status st =
-        learner_tune_need(task, NULL, true, task->options->kd_weight > 0, images, bytes, err);
+    struct delta_model plan = DELTA_MODEL_INIT;
+    enum delta_status st = delta_model_copy(&plan, task->model, err);
 
+    if (!st)
+        st = learner_plan_confine(&plan, "", err);
+    if (!st)
+        st = learner_tune_need(task, &plan, true, task->options->kd_weight > 0, images, bytes, err);
     *bytes += learner_model_bytes(task->model) + learner_samples_bytes(task->replay);
+    delta_model_release(&plan);
     return st;
 }
 
