@@ -140,6 +140,10 @@ static int run_run(int argc, char **argv)
          .low = 1, .high = 10000},
         {"method", DELTA_OPT_CHOICE, &options.method, "NAME", "how to learn",
          .choices = "frostline|freeze|finetune|do-nothing"},
+        {"stages", DELTA_OPT_CHOICE, &options.stages, "STAGES",
+         "frostline: A learns new classifier rows alone, which merge with other devices' rows "
+         "almost without loss; the others move the last stage, too",
+         .choices = "A|AB|ABC|AC"},
         {"max-drop", DELTA_OPT_REAL, &options.max_drop, "SHARE",
          "health check: old accuracy may fall by so much", .low = 0, .high = 1},
         {"max-old-drop", DELTA_OPT_REAL, &options.max_old_drop, "SHARE",

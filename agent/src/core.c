@@ -21,6 +21,7 @@ struct agent_options agent_options_defaults(void)
     return (struct agent_options){.settle_s = 2,
                                   .min_images = 5,
                                   .method = "frostline",
+                                  .stages = "A",
                                   .max_drop = 0.15,
                                   .max_old_drop = -1,
                                   .min_new_recall = -1,

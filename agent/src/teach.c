@@ -81,6 +81,7 @@ static void fill_order(struct agent *agent, struct agent_learn_order *order)
     agent_place(agent, order->local_path, AGENT_PLACE_NEW_LOCAL);
     agent_place(agent, order->offer_path, AGENT_PLACE_OFFER);
     order->options = learner_increment_defaults(agent->options->method);
+    order->options.stages = agent->options->stages;
     if (agent->options->max_old_drop >= 0)
         order->options.max_old_drop = agent->options->max_old_drop;
     if (agent->options->min_new_recall >= 0)

@@ -32,8 +32,10 @@ struct learn {
     struct learner_common common;
     const char *model_path, *fresh_path, *classes, *exemplar_path, *method;
     const char *out, *delta_path, *exemplars_out, *labels, *order;
-    int64_t epochs_new, epochs_tune, batch, per_class, keep, probes;
-    double ratio, lr, temperature, kd_weight, max_old_drop, min_new_recall;
+    const char *stages, *live, *mask, *schedule, *start, *blocks, *balanced, *mirror;
+    int64_t epochs_new, epochs_tune, epochs_balance, batch, min_images, per_class, keep, probes;
+    double ratio, lr, weight_decay, temperature, kd_weight, adjust, ema, anchor;
+    double max_old_drop, min_new_recall;
 
     struct delta_model base, learned;
     struct learner_samples fresh;
@@ -108,19 +110,50 @@ static enum delta_status read_source(struct learn *l, struct delta_error *err)
     return st;
 }
 
+static double given(double value, double otherwise)
+{
+    return value >= 0 ? value : otherwise;
+}
+
+static const char *given_text(const char *text, const char *otherwise)
+{
+    return text && *text ? text : otherwise;
+}
+
+static bool given_yes(const char *text, bool otherwise)
+{
+    return text && *text ? strcmp(text, "yes") == 0 : otherwise;
+}
+
 static struct learner_increment_options options_of(const struct learn *l)
 {
     struct learner_increment_options options = learner_increment_defaults(l->method);
 
-    options.ratio = l->ratio;
+    options.stages = given_text(l->stages, options.stages);
+    options.live = given_text(l->live, options.live);
+    options.mask = given_text(l->mask, options.mask);
+    options.schedule = given_text(l->schedule, options.schedule);
+    options.start = given_text(l->start, options.start);
+    options.blocks = given_text(l->blocks, options.blocks);
+    options.balanced = given_yes(l->balanced, options.balanced);
+    options.mirror = given_yes(l->mirror, options.mirror);
+    options.ratio = given(l->ratio, options.ratio);
     options.epochs_new = l->epochs_new >= 0 ? (int)l->epochs_new : options.epochs_new;
     options.epochs_tune = l->epochs_tune >= 0 ? (int)l->epochs_tune : options.epochs_tune;
+    if (l->epochs_balance >= 0)
+        options.epochs_balance = (int)l->epochs_balance;
     options.batch = l->batch > 0 ? (size_t)l->batch : options.batch;
-    options.lr = l->lr >= 0 ? l->lr : options.lr;
+    options.lr = given(l->lr, options.lr);
+    options.weight_decay = given(l->weight_decay, options.weight_decay);
     options.temperature = l->temperature > 0 ? l->temperature : options.temperature;
-    options.kd_weight = l->kd_weight >= 0 ? l->kd_weight : options.kd_weight;
-    options.max_old_drop = l->max_old_drop >= 0 ? l->max_old_drop : options.max_old_drop;
-    options.min_new_recall = l->min_new_recall >= 0 ? l->min_new_recall : options.min_new_recall;
+    options.kd_weight = given(l->kd_weight, options.kd_weight);
+    options.adjust = given(l->adjust, options.adjust);
+    options.ema = given(l->ema, options.ema);
+    options.anchor = given(l->anchor, options.anchor);
+    options.max_old_drop = given(l->max_old_drop, options.max_old_drop);
+    options.min_new_recall = given(l->min_new_recall, options.min_new_recall);
+    if (l->min_images >= 0)
+        options.min_images = (size_t)l->min_images;
     return options;
 }
 
@@ -147,6 +180,30 @@ static enum delta_status write_delta(const struct learn *l, size_t *bytes, struc
     return st;
 }
 
+static json_t *stages_json(const struct learner_report *r)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < r->stage_count; i++) {
+        const struct learner_stage_report *s = &r->stages[i];
+        json_array_append_new(
+            list, json_pack("{s:s, s:f, s:f, s:f, s:f, s:b, s:s}", "name", s->name, "seconds",
+                            s->seconds, "image_passes", s->image_passes, "old_after", s->old_after,
+                            "new_recall", s->new_recall, "accepted", s->accepted, "why", s->why));
+    }
+    return list;
+}
+
+static void print_stages(const struct learner_report *r)
+{
+    for (size_t i = 0; i < r->stage_count; i++) {
+        const struct learner_stage_report *s = &r->stages[i];
+        printf("  stage %-3s %6.1f s, %7.0f image passes; old %.1f %%, new %.1f %%: %s%s\n",
+               s->name, s->seconds, s->image_passes, 100 * s->old_after, 100 * s->new_recall,
+               s->accepted ? "accepted" : "not taken: ", s->why);
+    }
+}
+
 static void print_report(const struct learn *l, bool accepted, size_t delta_bytes)
 {
     const struct learner_report *r = &l->report;
@@ -160,6 +217,7 @@ static void print_report(const struct learn *l, bool accepted, size_t delta_byte
                "on %zu held out; %.1f s, %zu old elements changed\n",
                r->method, r->new_images, r->replay_images, 100 * r->old_before, 100 * r->old_after,
                r->probe_images, 100 * r->new_recall, r->held_out_new, r->seconds, r->live_changed);
+        print_stages(r);
         if (r->cut_short)
             printf("the time was up: this is as far as it came\n");
         if (accepted)
@@ -176,6 +234,7 @@ static void print_report(const struct learn *l, bool accepted, size_t delta_byte
         "new_recall", r->new_recall, "image_passes", r->image_passes, "seconds", r->seconds,
         "live_changed", (json_int_t)r->live_changed);
     json_object_set_new(json, "cut_short", json_boolean(r->cut_short));
+    json_object_set_new(json, "stages", stages_json(r));
     learner_common_json(&l->common, json);
     if (accepted)
         json_object_set_new(json, "model", json_string(hex));
@@ -241,7 +300,7 @@ static int parse(struct learn *l, int argc, char **argv)
          .help = "with --classes: samples per class, 0 = all", .low = 0, .high = 1e9},
         {"exemplars", DELTA_OPT_TEXT, &l->exemplar_path, .arg = "FILE",
          .help = "old samples to replay and to test with"},
-        {"method", DELTA_OPT_CHOICE, &l->method, .choices = "frostline|freeze|finetune|do-nothing",
+        {"method", DELTA_OPT_CHOICE, &l->method, .choices = learner_method_names(),
          .help = "how to learn"},
         {"ratio", DELTA_OPT_REAL, &l->ratio, .arg = "R",
          .help = "freeze: share frozen per layer; -1: the model's plan", .low = -1, .high = 1},
@@ -249,6 +308,25 @@ static int parse(struct learn *l, int argc, char **argv)
          .help = "epochs on new samples only; -1: the method's", .low = -1, .high = 10000},
         {"epochs-tune", DELTA_OPT_INT, &l->epochs_tune, .arg = "N",
          .help = "epochs with replay; -1: the method's", .low = -1, .high = 10000},
+        {"epochs-balance", DELTA_OPT_INT, &l->epochs_balance, .arg = "N",
+         .help = "e2e: balanced epochs, packnet: after pruning; -1: the method's", .low = -1,
+         .high = 10000},
+        {"stages", DELTA_OPT_CHOICE, &l->stages, .choices = "A|AB|ABC|AC",
+         .help = "frostline: how far to go; the guard comes always"},
+        {"live", DELTA_OPT_TEXT, &l->live, .arg = "PREFIX",
+         .help = "frostline, layer4-only: layers that learn; the last stage when absent"},
+        {"mask", DELTA_OPT_CHOICE, &l->mask, .choices = "importance|magnitude|random",
+         .help = "what the weights to freeze are chosen by"},
+        {"schedule", DELTA_OPT_CHOICE, &l->schedule, .choices = "constant|cosine|steps",
+         .help = "step size over the epochs; the method's when absent"},
+        {"start", DELTA_OPT_CHOICE, &l->start, .choices = "base|scratch",
+         .help = "joint: what it starts from"},
+        {"blocks", DELTA_OPT_TEXT, &l->blocks, .arg = "N,N",
+         .help = "e2e: how many classes each earlier step learned"},
+        {"balanced", DELTA_OPT_CHOICE, &l->balanced, .choices = "yes|no",
+         .help = "as many images of a new class as of an old one, in each epoch with replay"},
+        {"mirror", DELTA_OPT_CHOICE, &l->mirror, .choices = "yes|no",
+         .help = "also learn from mirrored images"},
         {"batch", DELTA_OPT_INT, &l->batch, .arg = "N", .help = "images per step; 0: the method's",
          .low = 0, .high = 1024},
         {"lr", DELTA_OPT_REAL, &l->lr, .arg = "X", .help = "step size; -1: the method's", .low = -1,
@@ -257,6 +335,19 @@ static int parse(struct learn *l, int argc, char **argv)
          .help = "of distillation; 0: the method's", .low = 0, .high = 100},
         {"kd-weight", DELTA_OPT_REAL, &l->kd_weight, .arg = "X",
          .help = "weight of distillation; -1: the method's", .low = -1, .high = 1000},
+        {"weight-decay", DELTA_OPT_REAL, &l->weight_decay, .arg = "X",
+         .help = "weight decay; -1: the method's", .low = -1, .high = 1},
+        {"adjust", DELTA_OPT_REAL, &l->adjust, .arg = "X",
+         .help = "logit adjustment, in log class frequencies; -1: the method's", .low = -1,
+         .high = 10},
+        {"ema", DELTA_OPT_REAL, &l->ema, .arg = "DECAY",
+         .help = "moving average of the weights; 0: off; -1: the method's", .low = -1,
+         .high = 0.99999},
+        {"anchor", DELTA_OPT_REAL, &l->anchor, .arg = "X",
+         .help = "frostline C: pull of the rows towards their start; -1: the method's", .low = -1,
+         .high = 1e6},
+        {"min-images", DELTA_OPT_INT, &l->min_images, .arg = "N",
+         .help = "guard: different pictures of a class; -1: the method's", .low = -1, .high = 1e9},
         {"max-old-drop", DELTA_OPT_REAL, &l->max_old_drop, .arg = "X",
          .help = "guard: loss on old classes, 0..1; -1: the method's", .low = -1, .high = 1},
         {"min-new-recall", DELTA_OPT_REAL, &l->min_new_recall, .arg = "X",
@@ -291,7 +382,13 @@ int learner_cmd_learn(int argc, char **argv)
                       .ratio = -1,
                       .epochs_new = -1,
                       .epochs_tune = -1,
+                      .epochs_balance = -1,
+                      .min_images = -1,
                       .lr = -1,
+                      .weight_decay = -1,
+                      .adjust = -1,
+                      .ema = -1,
+                      .anchor = -1,
                       .kd_weight = -1,
                       .max_old_drop = -1,
                       .min_new_recall = -1,

@@ -24,8 +24,11 @@ static void count_live(const struct delta_model *model, size_t *live, size_t *to
 }
 
 static void print_result(const struct delta_model *model, const struct delta_digest *digest,
-                         const char *out, size_t images, const struct learner_common *common)
+                         const char *out, const struct learner_samples *data,
+                         const struct learner_importance_check *found,
+                         const struct learner_common *common)
 {
+    const size_t images = data->count;
     char hex[DELTA_DIGEST_HEX];
     size_t live, total;
 
@@ -35,11 +38,17 @@ static void print_result(const struct delta_model *model, const struct delta_dig
         json_t *json = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", out, "model", hex, "live",
                                  (json_int_t)live, "elements", (json_int_t)total, "images",
                                  (json_int_t)images, "classes", (json_int_t)model->class_count);
+        if (found->weights)
+            json_object_set_new(json, "rank_correlation", json_real(found->rank_correlation));
         learner_common_json(common, json);
         learner_print_json(json);
     } else {
         printf("%zu of %zu elements stay live, by %zu images; '%s' is %s\n", live, total, images,
                out, hex);
+        if (found->weights)
+            printf("rank correlation of (gradient x weight)^2 and the squared change of the loss "
+                   "without the weight: %.3f on %zu weights\n",
+                   found->rank_correlation, found->weights);
     }
 }
 
@@ -48,7 +57,11 @@ int learner_cmd_plan(int argc, char **argv)
     struct learner_common common = LEARNER_COMMON_INIT;
     const char *model_path = NULL, *source = NULL, *order = NULL, *out = NULL;
     int64_t per_class = 50;
+    const char *mask = "importance", *live = NULL;
+    int64_t check = 0;
+    bool filters = false;
     double ratio = 0.9;
+    struct learner_importance_check found = {0};
     struct delta_opt opts[] = {
         {"model", DELTA_OPT_TEXT, &model_path, .arg = "FILE", .help = "model to plan for",
          .required = true},
@@ -58,6 +71,16 @@ int learner_cmd_plan(int argc, char **argv)
          .help = "labels of unnamed outputs, one a line"},
         {"ratio", DELTA_OPT_REAL, &ratio, .arg = "R", .help = "share of each layer to freeze",
          .low = 0, .high = 1},
+        {"filters", DELTA_OPT_FLAG, &filters,
+         .help = "freeze whole filters, by the sum over their weights"},
+        {"mask", DELTA_OPT_CHOICE, &mask, .choices = "importance|magnitude|random",
+         .help = "what is ranked"},
+        {"live", DELTA_OPT_TEXT, &live, .arg = "PREFIX",
+         .help = "only layers whose names begin so may learn; 'last': those of the last stage"},
+        {"check", DELTA_OPT_INT, &check, .arg = "N",
+         .help = "also set N random weights to zero, one by one, and tell how importance and the "
+                 "measured change of the loss rank them; costs N passes over the images",
+         .low = 0, .high = 1e6},
         {"per-class", DELTA_OPT_INT, &per_class, .arg = "N",
          .help = "images per class to judge by, 0 = all", .low = 0, .high = 1e9},
         {"out", DELTA_OPT_TEXT, &out, .arg = "FILE", .help = "model file to write",
@@ -81,14 +104,20 @@ int learner_cmd_plan(int argc, char **argv)
     if (!st)
         st = learner_samples_known(&data, &model, (size_t)per_class, &err);
     if (!st)
-        st = learner_freeze_plan(&model, &data, ratio, budget, &err);
+        st = learner_freeze_plan_by(
+            &model, &data,
+            &(struct learner_plan_choice){
+                .ratio = ratio, .filters = filters, .mask = mask, .live = live},
+            budget, &err);
+    if (!st && check)
+        st = learner_importance_measure(&found, &model, &data, (size_t)check, budget, &err);
     learner_common_done(&common);
     if (!st)
         st = delta_model_save(&model, out, &err);
     if (!st)
         st = delta_model_digest(&model, &digest, &err);
     if (!st)
-        print_result(&model, &digest, out, data.count, &common);
+        print_result(&model, &digest, out, &data, &found, &common);
     learner_samples_release(&data);
     delta_model_release(&model);
     return st ? delta_cli_fail(&help, &err) : 0;

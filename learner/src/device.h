@@ -8,6 +8,7 @@
 #ifndef LEARNER_DEVICE_H
 #define LEARNER_DEVICE_H
 
+#include "learner/loss.h"
 #include "learner/net.h"
 #include "pool.h"
 
@@ -111,10 +112,14 @@ struct learner_loss {
     const float *teacher; /* [n, old]; NULL: no distillation */
     size_t old;
     double temperature, kd_scale;
+    /* Parts of the teacher's outputs that do not overlap, each with a softmax of its own. NULL: all
+     * in one */
+    const struct learner_outputs *blocks;
+    size_t block_count;
 };
 
 struct learner_loss_sum {
-    double loss, kd; /* unscaled means; kd 0 without a teacher */
+    double loss, kd; /* unscaled means; kd 0 without a teacher, else the sum over the blocks */
     size_t correct;  /* rows whose largest logit, the first of equals, is the label */
 };
 

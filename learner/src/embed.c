@@ -55,16 +55,31 @@ enum delta_status learner_budget_tick(const struct learner_budget *budget, const
     return DELTA_OK;
 }
 
-enum delta_status learner_embed(struct learner_embedding *out, const struct delta_model *model,
-                                const struct learner_samples *samples,
-                                const struct learner_budget *budget, const char *stage,
-                                struct delta_error *err)
+void learner_views_batch(float *out, const struct learner_samples *samples,
+                         const struct delta_arch *arch, const uint32_t *index, size_t n)
 {
-    const size_t batch = learner_budget_images(budget, samples->count);
+    uint32_t images[LEARNER_VIEWS_MAX];
+    uint8_t mirror[LEARNER_VIEWS_MAX];
+
+    for (size_t i = 0; i < n; i++) {
+        mirror[i] = index[i] >= samples->count;
+        images[i] = mirror[i] ? index[i] - (uint32_t)samples->count : index[i];
+    }
+    learner_samples_batch(out, samples, arch, images, n, mirror);
+}
+
+enum delta_status learner_embed_views(struct learner_embedding *out,
+                                      const struct delta_model *model,
+                                      const struct learner_samples *samples, size_t views,
+                                      const struct learner_budget *budget, const char *stage,
+                                      struct delta_error *err)
+{
+    const size_t most = learner_budget_images(budget, views * samples->count);
+    const size_t batch = most < LEARNER_VIEWS_MAX ? most : LEARNER_VIEWS_MAX;
     const struct learner_net_options options = {.device = budget ? budget->device : NULL,
                                                 .batch = batch,
                                                 .threads = budget ? budget->threads : 0};
-    struct learner_embedding made = {.count = samples->count};
+    struct learner_embedding made = {.count = views * samples->count};
     struct learner_net *net = NULL;
     uint32_t *index = delta_calloc(batch, sizeof *index);
     size_t features = 0, logits = 0;
@@ -78,8 +93,8 @@ enum delta_status learner_embed(struct learner_embedding *out, const struct delt
         goto done;
     made.d = learner_net_feature_count(net);
     made.classes = learner_net_class_count(net);
-    if (delta_size_mul(samples->count, made.d, &features) &&
-        delta_size_mul(samples->count, made.classes, &logits)) {
+    if (delta_size_mul(made.count, made.d, &features) &&
+        delta_size_mul(made.count, made.classes, &logits)) {
         made.features = delta_calloc(features + 1, sizeof *made.features);
         made.logits = delta_calloc(logits + 1, sizeof *made.logits);
     }
@@ -88,14 +103,14 @@ enum delta_status learner_embed(struct learner_embedding *out, const struct delt
                         samples->count);
         goto done;
     }
-    for (size_t at = 0; at < samples->count; at += batch) {
-        const size_t n = samples->count - at < batch ? samples->count - at : batch;
+    for (size_t at = 0; at < made.count; at += batch) {
+        const size_t n = made.count - at < batch ? made.count - at : batch;
         for (size_t i = 0; i < n; i++)
             index[i] = (uint32_t)(at + i);
-        learner_samples_batch(learner_net_input(net), samples, &model->arch, index, n, NULL);
+        learner_views_batch(learner_net_input(net), samples, &model->arch, index, n);
         st = learner_net_forward(net, n, LEARNER_INFER, err);
         if (!st)
-            st = learner_budget_tick(budget, stage, (double)(at + n), (double)samples->count, err);
+            st = learner_budget_tick(budget, stage, (double)(at + n), (double)made.count, err);
         if (st)
             goto done;
         memcpy(made.features + at * made.d, learner_net_features(net), n * made.d * sizeof(float));
@@ -109,4 +124,12 @@ done:
     learner_embedding_release(&made);
     learner_net_free(net);
     return st;
+}
+
+enum delta_status learner_embed(struct learner_embedding *out, const struct delta_model *model,
+                                const struct learner_samples *samples,
+                                const struct learner_budget *budget, const char *stage,
+                                struct delta_error *err)
+{
+    return learner_embed_views(out, model, samples, 1, budget, stage, err);
 }

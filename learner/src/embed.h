@@ -23,6 +23,21 @@ DELTA_MUST_USE enum delta_status learner_embed(struct learner_embedding *out,
                                                const struct learner_budget *budget,
                                                const char *stage, struct delta_error *err);
 
+/* The same with `views` of each image: 1, or 2, when rows count.. 2 count - 1 are the images
+ * mirrored left to right, in the same order. out->count is views times the samples'. */
+DELTA_MUST_USE enum delta_status learner_embed_views(struct learner_embedding *out,
+                                                     const struct delta_model *model,
+                                                     const struct learner_samples *samples,
+                                                     size_t views,
+                                                     const struct learner_budget *budget,
+                                                     const char *stage, struct delta_error *err);
+
+/* A batch of views as a net's input: index below samples->count is an image, count + i is image i
+ * mirrored; at most LEARNER_VIEWS_MAX of them. */
+#define LEARNER_VIEWS_MAX 1024
+void learner_views_batch(float *out, const struct learner_samples *samples,
+                         const struct delta_arch *arch, const uint32_t *index, size_t n);
+
 /* MISMATCH unless the images have the size that the model takes. */
 DELTA_MUST_USE enum delta_status learner_samples_check(const struct learner_samples *samples,
                                                        const struct delta_arch *arch,

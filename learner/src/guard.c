@@ -35,15 +35,17 @@ static enum delta_status test_old(struct learner_report *report, const struct le
     enum delta_status st = known_probes(&probe, trial, err);
 
     if (!st && probe.count) {
-        st = learner_evaluate(&before, trial->base, &probe, trial->budget, err);
+        if (!trial->before_known)
+            st = learner_evaluate(&before, trial->base, &probe, trial->budget, err);
         if (!st)
             st = learner_evaluate(&after, trial->model, &probe, trial->budget, err);
     }
     if (!st) {
         report->probe_images = probe.count;
-        report->old_before = share(before.correct, before.images);
+        if (!trial->before_known)
+            report->old_before = share(before.correct, before.images);
         report->old_after = share(after.correct, after.images);
-        report->image_passes += 2.0 / 3 * (double)probe.count;
+        report->image_passes += (trial->before_known ? 1.0 : 2.0) / 3 * (double)probe.count;
     }
     learner_scores_release(&before);
     learner_scores_release(&after);
@@ -128,6 +130,62 @@ static bool drops_too_far(const struct learner_report *report, double most)
 
     return report->probe_images && drop > 0 &&
            drop - sqrt(drop / (double)report->probe_images) > most;
+}
+
+/* FNV-1a over an image: copies agree; that others do is one in 2^64. */
+static uint64_t print_of(const uint8_t *pixels, size_t count)
+{
+    uint64_t print = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < count; i++)
+        print = (print ^ pixels[i]) * 0x100000001b3u;
+    return print;
+}
+
+static int by_value(const void *left, const void *right)
+{
+    const uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+
+    return (a > b) - (a < b);
+}
+
+static size_t count_different(uint64_t *prints, const struct learner_samples *fresh, size_t k,
+                              size_t *images)
+{
+    const size_t bytes = (size_t)fresh->channels * fresh->height * fresh->width;
+    size_t different = 0;
+
+    *images = 0;
+    for (size_t i = 0; i < fresh->count; i++)
+        if (fresh->labels[i] == (int32_t)k)
+            prints[(*images)++] = print_of(fresh->pixels + i * bytes, bytes);
+    qsort(prints, *images, sizeof *prints, by_value);
+    for (size_t i = 0; i < *images; i++)
+        different += i == 0 || prints[i] != prints[i - 1];
+    return different;
+}
+
+enum delta_status learner_guard_samples(const struct learner_samples *fresh,
+                                        const struct learner_increment_options *options,
+                                        struct delta_error *err)
+{
+    uint64_t *prints = delta_calloc(fresh->count + 1, sizeof *prints);
+    enum delta_status st = DELTA_OK;
+
+    if (!prints)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    for (size_t k = 0; !st && options->min_images > 1 && k < fresh->class_count; k++) {
+        size_t images;
+        const size_t different = count_different(prints, fresh, k, &images);
+        if (different < options->min_images)
+            st = delta_fail(err, DELTA_REJECTED,
+                            "class '%s' has %zu different picture%s in %zu sample%s, fewer than "
+                            "the %zu demanded; give more",
+                            fresh->classes[k].text, different, different == 1 ? "" : "s", images,
+                            images == 1 ? "" : "s", options->min_images);
+    }
+    free(prints);
+    return st;
 }
 
 enum delta_status learner_guard(struct learner_report *report, const struct learner_trial *trial,

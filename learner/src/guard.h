@@ -19,7 +19,15 @@ struct learner_trial {
     const struct learner_samples *held;  /* new classes, held out; may be empty */
     const struct learner_increment_options *options;
     const struct learner_budget *budget;
+    bool before_known; /* the report has probe_images and old_before already */
 };
+
+/* Before anything is learned: are there enough different pictures of each class? Copies of one
+ * picture, or a single one, would be tested on themselves.
+ *   fails    REJECTED (names the class), NO_MEMORY */
+DELTA_MUST_USE enum delta_status
+learner_guard_samples(const struct learner_samples *fresh,
+                      const struct learner_increment_options *options, struct delta_error *err);
 
 /* Fills the report's accuracies and counts.  fails: REJECTED with the numbers */
 DELTA_MUST_USE enum delta_status learner_guard(struct learner_report *report,

@@ -1,18 +1,24 @@
 #include "head_fit.h"
 
+#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "delta/buf.h"
 
+#define BLOCK 256 /* images whose scores are computed together */
+
 struct problem {
     const struct learner_head_data *data;
     double l2;
-    double *offsets; /* [new] log frequencies */
-    double *rest;    /* [count] log sum exp of the adjusted old logits */
-    double *own;     /* [count] adjusted old logit of the label, where that is old */
-    double *scores;  /* [new] */
+    size_t used;      /* images that have a label */
+    double *offsets;  /* [new] log frequencies */
+    double *rest;     /* [count] log sum exp of the adjusted old logits */
+    double *own;      /* [count] adjusted old logit of the label, where that is old */
+    double *features; /* [BLOCK, d] */
+    double *scores;   /* [BLOCK, new] */
+    const double *start;
 };
 
 static void problem_release(struct problem *problem)
@@ -20,7 +26,24 @@ static void problem_release(struct problem *problem)
     free(problem->offsets);
     free(problem->rest);
     free(problem->own);
+    free(problem->features);
     free(problem->scores);
+}
+
+/* What remains of an image's old logits. */
+static void reduce_old(struct problem *problem, size_t i, const double *frequency)
+{
+    const struct learner_head_data *data = problem->data;
+    const float *logits = data->old_classes ? data->old_logits + i * data->old_classes : NULL;
+    double most = -INFINITY, sum = 0;
+
+    for (size_t c = 0; c < data->old_classes; c++)
+        most = fmax(most, logits[c] + frequency[c]);
+    for (size_t c = 0; c < data->old_classes; c++)
+        sum += exp(logits[c] + frequency[c] - most);
+    problem->rest[i] = data->old_classes ? most + log(sum) : -INFINITY;
+    if ((size_t)data->labels[i] < data->old_classes)
+        problem->own[i] = logits[data->labels[i]] + frequency[data->labels[i]];
 }
 
 static enum delta_status problem_init(struct problem *problem, struct delta_error *err)
@@ -30,50 +53,43 @@ static enum delta_status problem_init(struct problem *problem, struct delta_erro
     double *frequency = delta_calloc(classes + 1, sizeof *frequency);
 
     problem->offsets = delta_calloc(data->new_classes + 1, sizeof(double));
-    problem->scores = delta_calloc(data->new_classes + 1, sizeof(double));
+    problem->features = delta_calloc(BLOCK * data->d + 1, sizeof(double));
+    problem->scores = delta_calloc(BLOCK * data->new_classes + 1, sizeof(double));
     problem->rest = delta_calloc(data->count + 1, sizeof(double));
     problem->own = delta_calloc(data->count + 1, sizeof(double));
-    if (!frequency || !problem->offsets || !problem->scores || !problem->rest || !problem->own) {
+    if (!frequency || !problem->offsets || !problem->features || !problem->scores ||
+        !problem->rest || !problem->own) {
         free(frequency);
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory for fitting the classifier");
     }
     for (size_t i = 0; i < data->count; i++)
-        frequency[data->labels[i]] += 1;
+        if (data->labels[i] >= 0) {
+            frequency[data->labels[i]] += 1;
+            problem->used++;
+        }
     for (size_t c = 0; c < classes; c++)
-        frequency[c] = log(fmax(frequency[c], 1) / (double)data->count);
+        frequency[c] = log(fmax(frequency[c], 1) / (double)(problem->used + !problem->used));
     memcpy(problem->offsets, frequency + data->old_classes, data->new_classes * sizeof(double));
-    for (size_t i = 0; i < data->count; i++) {
-        const float *logits = data->old_logits + i * data->old_classes;
-        double most = -INFINITY, sum = 0;
-        for (size_t c = 0; c < data->old_classes; c++)
-            most = fmax(most, logits[c] + frequency[c]);
-        for (size_t c = 0; c < data->old_classes; c++)
-            sum += exp(logits[c] + frequency[c] - most);
-        problem->rest[i] = data->old_classes ? most + log(sum) : -INFINITY;
-        if ((size_t)data->labels[i] < data->old_classes)
-            problem->own[i] = logits[data->labels[i]] + frequency[data->labels[i]];
-    }
+    for (size_t i = 0; i < data->count; i++)
+        if (data->labels[i] >= 0)
+            reduce_old(problem, i, frequency);
     free(frequency);
     return DELTA_OK;
 }
 
-/* Loss of one image; scores [new] become softmax - one-hot. x: weights [new, d], biases [new]. */
-static double one_image(struct problem *problem, size_t i, const double *x)
+/* Loss of one image; scores [new] become softmax - one-hot. */
+static double one_image(const struct problem *problem, size_t i, double *scores)
 {
     const struct learner_head_data *data = problem->data;
-    const float *feature = data->features + i * data->d;
     const long label = (long)data->labels[i] - (long)data->old_classes;
-    double *scores = problem->scores;
     double most = problem->rest[i], sum, own = problem->own[i];
 
-    for (size_t k = 0; k < data->new_classes; k++) {
-        const double *row = x + k * data->d;
-        double score = x[data->new_classes * data->d + k] + problem->offsets[k];
-        for (size_t j = 0; j < data->d; j++)
-            score += row[j] * feature[j];
-        scores[k] = score;
-        most = fmax(most, score);
+    if (data->labels[i] < 0) {
+        memset(scores, 0, data->new_classes * sizeof *scores);
+        return 0;
     }
+    for (size_t k = 0; k < data->new_classes; k++)
+        most = fmax(most, scores[k]);
     if (label >= 0)
         own = scores[label];
     sum = exp(problem->rest[i] - most);
@@ -85,31 +101,52 @@ static double one_image(struct problem *problem, size_t i, const double *x)
     return total - own;
 }
 
+/* Images first.. n of them: adds to gradient [new, d] and [new]. x: weights, then biases. */
+static double one_block(struct problem *problem, size_t first, size_t n, const double *x,
+                        double *gradient)
+{
+    const struct learner_head_data *data = problem->data;
+    const size_t rows = data->new_classes, weights = rows * data->d;
+    const int k = (int)rows, d = (int)data->d;
+    double loss = 0;
+
+    for (size_t i = 0; i < n * data->d; i++)
+        problem->features[i] = data->features[first * data->d + i];
+    for (size_t i = 0; i < n; i++)
+        for (size_t r = 0; r < rows; r++)
+            problem->scores[i * rows + r] = x[weights + r] + problem->offsets[r];
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, k, d, 1, problem->features, d, x,
+                d, 1, problem->scores, k);
+    for (size_t i = 0; i < n; i++) {
+        double *scores = problem->scores + i * rows;
+        loss += one_image(problem, first + i, scores);
+        for (size_t r = 0; r < rows; r++)
+            gradient[weights + r] += scores[r];
+    }
+    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, k, d, (int)n, 1, problem->scores, k,
+                problem->features, d, 1, gradient, d);
+    return loss;
+}
+
 static double objective(void *context, const double *x, double *gradient)
 {
     struct problem *problem = context;
     const struct learner_head_data *data = problem->data;
-    const size_t weights = data->new_classes * data->d;
+    const size_t weights = data->new_classes * data->d, all = weights + data->new_classes;
+    const double share = 1 / (double)(problem->used + !problem->used);
     double loss = 0;
 
-    memset(gradient, 0, (weights + data->new_classes) * sizeof *gradient);
-    for (size_t i = 0; i < data->count; i++) {
-        const float *feature = data->features + i * data->d;
-        loss += one_image(problem, i, x);
-        for (size_t k = 0; k < data->new_classes; k++) {
-            const double share = problem->scores[k];
-            double *row = gradient + k * data->d;
-            for (size_t j = 0; j < data->d; j++)
-                row[j] += share * feature[j];
-            gradient[weights + k] += share;
-        }
-    }
-    loss /= (double)data->count;
-    for (size_t i = 0; i < weights + data->new_classes; i++)
-        gradient[i] /= (double)data->count;
-    for (size_t i = 0; i < weights; i++) {
-        loss += problem->l2 / 2 * x[i] * x[i];
-        gradient[i] += problem->l2 * x[i];
+    memset(gradient, 0, all * sizeof *gradient);
+    for (size_t at = 0; at < data->count; at += BLOCK)
+        loss += one_block(problem, at, data->count - at < BLOCK ? data->count - at : BLOCK, x,
+                          gradient);
+    loss *= share;
+    for (size_t i = 0; i < all; i++)
+        gradient[i] *= share;
+    for (size_t i = 0; i < (data->anchored ? all : weights); i++) {
+        const double way = x[i] - (data->anchored ? problem->start[i] : 0);
+        loss += problem->l2 / 2 * way * way;
+        gradient[i] += problem->l2 * way;
     }
     return loss;
 }
@@ -118,9 +155,9 @@ enum delta_status learner_head_fit(float *weight, float *bias, const struct lear
                                    double l2, int max_iterations,
                                    struct learner_lbfgs_report *report, struct delta_error *err)
 {
-    const size_t weights = data->new_classes * data->d;
+    const size_t weights = data->new_classes * data->d, all = weights + data->new_classes;
     struct problem problem = {.data = data, .l2 = l2};
-    double *x = delta_calloc(weights + data->new_classes + 1, sizeof *x);
+    double *x = delta_calloc(2 * all + 1, sizeof *x);
     enum delta_status st;
 
     if (!x)
@@ -128,12 +165,11 @@ enum delta_status learner_head_fit(float *weight, float *bias, const struct lear
     st = problem_init(&problem, err);
     if (st)
         goto done;
-    for (size_t i = 0; i < weights; i++)
-        x[i] = weight[i];
-    for (size_t k = 0; k < data->new_classes; k++)
-        x[weights + k] = bias[k];
-    st = learner_lbfgs(x, weights + data->new_classes, objective, &problem, max_iterations, 1e-6,
-                       data->deadline_ms, report, err);
+    for (size_t i = 0; i < all; i++)
+        x[i] = x[all + i] = i < weights ? weight[i] : bias[i - weights];
+    problem.start = x + all;
+    st = learner_lbfgs(x, all, objective, &problem, max_iterations, 1e-6, data->deadline_ms, report,
+                       err);
     if (st)
         goto done;
     for (size_t i = 0; i < weights; i++)

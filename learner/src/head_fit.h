@@ -4,10 +4,13 @@
  *
  * The old rows do not move, so their logits are constants and only one number per image remains of
  * them: the convex problem costs O(N k d) a step, however many old classes there are.
- * Rows so fitted on different devices can stand side by side. Private. */
+ * Rows so fitted on different devices can stand side by side.
+ * With old_classes 0 all rows move; `anchored` then penalises the way from the start instead of the
+ * length, so that rows with few images stay near what they were. Private. */
 #ifndef LEARNER_HEAD_FIT_H
 #define LEARNER_HEAD_FIT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "lbfgs.h"
@@ -16,9 +19,10 @@ struct learner_head_data {
     size_t count, d;
     size_t old_classes, new_classes;
     const float *features;   /* [count, d] */
-    const float *old_logits; /* [count, old_classes] */
-    const int32_t *labels;   /* [count], 0..old+new-1 */
+    const float *old_logits; /* [count, old_classes]; NULL where that is 0 */
+    const int32_t *labels;   /* [count], 0..old+new-1; -1: the image is left out */
     int64_t deadline_ms;     /* monotonic clock: ends with the best so far; 0: none */
+    bool anchored;           /* l2/2 |weights - start|^2, biases too */
 };
 
 /* weight [new, d] and bias [new]: start on entry, solution on return.

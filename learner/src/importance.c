@@ -104,10 +104,21 @@ enum delta_status learner_importance_gradient(struct learner_importance **out, s
                                               const struct learner_budget *budget,
                                               struct delta_error *err)
 {
+    return learner_importance_under(out, count, model, old, NULL, budget, err);
+}
+
+enum delta_status learner_importance_under(struct learner_importance **out, size_t *count,
+                                           const struct delta_model *model,
+                                           const struct learner_samples *old,
+                                           const struct delta_model *plan,
+                                           const struct learner_budget *budget,
+                                           struct delta_error *err)
+{
     const struct learner_net_options options = {.device = budget ? budget->device : NULL,
                                                 .batch = learner_budget_images(budget, old->count),
                                                 .threads = budget ? budget->threads : 0,
-                                                .train = true};
+                                                .train = true,
+                                                .plan = plan};
     int32_t *outputs = learner_samples_outputs(old, model);
     uint32_t *known = delta_calloc(old->count + 1, sizeof *known);
     struct learner_importance *items = NULL;

@@ -6,14 +6,20 @@
 #include "embed.h"
 #include "guard.h"
 #include "holdout.h"
-#include "method.h"
+#include "verdict.h"
 
 static const struct learner_method *const methods[] = {
-    &learner_method_frostline,
-    &learner_method_freeze,
-    &learner_method_finetune,
-    &learner_method_do_nothing,
+    &learner_method_frostline,   &learner_method_freeze,   &learner_method_e2e,
+    &learner_method_packnet,     &learner_method_finetune, &learner_method_replay,
+    &learner_method_replay_kd,   &learner_method_joint,    &learner_method_head_only,
+    &learner_method_layer4_only, &learner_method_ncm,      &learner_method_do_nothing,
 };
+
+const char *learner_method_names(void)
+{
+    return "frostline|freeze|e2e|packnet|finetune|replay|replay-kd|joint|head-only|layer4-only|ncm|"
+           "do-nothing";
+}
 
 const struct learner_method *learner_method_find(const char *name)
 {
@@ -40,10 +46,13 @@ struct increment {
     struct learner_samples none;
     struct delta_model model;
     bool *flags;
+    struct learner_task task;
 };
 
 static void increment_release(struct increment *work)
 {
+    for (size_t i = 0; i < LEARNER_STAGES_MAX; i++)
+        delta_model_release(&work->task.candidates[i].model);
     learner_samples_release(&work->mine);
     learner_samples_release(&work->train);
     learner_samples_release(&work->held);
@@ -153,6 +162,51 @@ static enum delta_status need_memory(void *context, size_t images, size_t *bytes
     return st;
 }
 
+/* A stage each, the base once. */
+static size_t guard_images(const struct learner_increment_options *options,
+                           const struct learner_samples *probe, const struct increment *work)
+{
+    const size_t stages = options->stages && *options->stages ? strlen(options->stages) : 1;
+
+    return probe->count + stages * (probe->count + work->held.count + work->train.count);
+}
+
+/* The guard's word on what was learned. */
+static enum delta_status judge(struct increment *work, struct learner_report *found,
+                               const struct learner_samples *probe, struct delta_error *err)
+{
+    struct learner_task *task = &work->task;
+    struct learner_budget patient = *task->budget; /* judged whatever the clock says */
+    const struct learner_trial trial = {.base = task->base,
+                                        .probe = probe,
+                                        .train = &work->train,
+                                        .held = &work->held,
+                                        .options = task->options,
+                                        .budget = &patient};
+
+    patient.deadline_ms = 0;
+    found->image_passes = task->image_passes;
+    found->cut_short = task->cut_short;
+    const enum delta_status st = learner_verdict(task, found, &trial, err);
+    found->live_changed = count_changed(task->base, &work->model);
+    return st;
+}
+
+static enum delta_status learn(struct increment *work, const struct learner_method *method,
+                               const struct learner_samples *probe, struct learner_budget *plan,
+                               struct delta_error *err)
+{
+    const size_t batch = work->task.options->batch;
+    struct need need = {method, &work->task, probe};
+    enum delta_status st = learner_budget_plan(plan, plan, "learning",
+                                               batch > LEARNER_AT_ONCE ? batch : LEARNER_AT_ONCE, 1,
+                                               need_memory, &need, err);
+
+    if (!st)
+        st = method->run(&work->task, err);
+    return st ? st : delta_model_check_finite(&work->model, err);
+}
+
 enum delta_status learner_increment(struct delta_model *out, const struct delta_model *base,
                                     const struct learner_samples *fresh,
                                     const struct learner_exemplars *exemplars,
@@ -160,59 +214,36 @@ enum delta_status learner_increment(struct delta_model *out, const struct delta_
                                     const struct learner_budget *budget,
                                     struct learner_report *report, struct delta_error *err)
 {
-    const struct learner_budget unlimited = {0};
     const struct learner_method *method = learner_method_find(options->method);
     const struct delta_clock clock = delta_clock_system();
     const int64_t started_ms = delta_clock_monotonic_ms(&clock);
     struct learner_report found = {.method = ""};
+    struct learner_budget plan = budget ? *budget : (struct learner_budget){0};
     struct increment work = {0};
     enum delta_status st;
 
     if (!method)
-        return delta_fail(err, DELTA_UNSUPPORTED,
-                          "method '%s' is unknown; there are frostline, freeze, finetune, "
-                          "do-nothing",
-                          options->method ? options->method : "");
-    budget = budget ? budget : &unlimited;
-    struct learner_budget plan = *budget, patient;
+        return delta_fail(err, DELTA_UNSUPPORTED, "method '%s' is unknown; there are %s",
+                          options->method ? options->method : "", learner_method_names());
     const struct learner_samples *probe = exemplars ? &exemplars->probe : &work.none;
-    st = prepare(&work, base, fresh, budget, err);
-    if (st)
-        goto done;
-    struct learner_task task = {.model = &work.model,
-                                .base = base,
-                                .fresh = &work.train,
-                                .replay = exemplars ? &exemplars->replay : &work.none,
-                                .options = options,
-                                .budget = &plan,
-                                .guard_images =
-                                    2 * probe->count + work.held.count + work.train.count};
-    struct need need = {method, &task, probe};
-    st = learner_budget_plan(&plan, budget, "learning",
-                             options->batch > LEARNER_AT_ONCE ? options->batch : LEARNER_AT_ONCE, 1,
-                             need_memory, &need, err);
-    if (!st)
-        st = method->run(&task, err);
-    if (!st)
-        st = delta_model_check_finite(&work.model, err);
-    if (st)
-        goto done;
     strncat(found.method, method->name, sizeof found.method - 1);
+    st = prepare(&work, base, fresh, &plan, err);
+    work.task = (struct learner_task){.model = &work.model,
+                                      .base = base,
+                                      .fresh = &work.train,
+                                      .replay = exemplars ? &exemplars->replay : &work.none,
+                                      .options = options,
+                                      .budget = &plan,
+                                      .guard_images = guard_images(options, probe, &work),
+                                      .stage_began_ms = delta_clock_monotonic_ms(&clock)};
     found.new_images = work.train.count;
-    found.replay_images = task.replay->count;
-    found.image_passes = task.image_passes;
-    found.live_changed = count_changed(base, &work.model);
-    found.cut_short = task.cut_short;
-    patient = plan; /* what was learned is judged, whatever the clock says */
-    patient.deadline_ms = 0;
-    const struct learner_trial trial = {.base = base,
-                                        .model = &work.model,
-                                        .probe = probe,
-                                        .train = &work.train,
-                                        .held = &work.held,
-                                        .options = options,
-                                        .budget = &patient};
-    st = learner_guard(&found, &trial, err);
+    found.replay_images = work.task.replay->count;
+    if (!st)
+        st = learner_guard_samples(&work.mine, options, err);
+    if (!st)
+        st = learn(&work, method, probe, &plan, err);
+    if (!st)
+        st = judge(&work, &found, probe, err);
     found.seconds = (double)(delta_clock_monotonic_ms(&clock) - started_ms) / 1000;
     if (report && (!st || st == DELTA_REJECTED))
         *report = found;
@@ -220,7 +251,6 @@ enum delta_status learner_increment(struct delta_model *out, const struct delta_
         *out = work.model;
         work.model = (struct delta_model)DELTA_MODEL_INIT;
     }
-done:
     increment_release(&work);
     return st;
 }

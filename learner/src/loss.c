@@ -65,22 +65,30 @@ double learner_loss_soft(const float *logits, const int32_t *labels, const int32
     return n ? loss / (double)n : 0;
 }
 
-double learner_loss_kd(const float *logits, const float *teacher, size_t n, size_t classes,
-                       size_t old, double t, double scale, float *grad)
+double learner_loss_kd_block(const float *logits, const float *teacher, size_t n, size_t classes,
+                             size_t stride, size_t first, size_t count, double t, double scale,
+                             float *grad)
 {
     double loss = 0;
 
     for (size_t i = 0; i < n; i++) {
-        const float *row = logits + i * classes, *target = teacher + i * old;
-        const double norm = log_sum_exp(row, NULL, old, t);
-        const double norm_target = log_sum_exp(target, NULL, old, t);
-        for (size_t k = 0; k < old; k++) {
+        const float *row = logits + i * classes + first, *target = teacher + i * stride + first;
+        float *g = grad ? grad + i * classes + first : NULL;
+        const double norm = log_sum_exp(row, NULL, count, t);
+        const double norm_target = log_sum_exp(target, NULL, count, t);
+        for (size_t k = 0; k < count; k++) {
             const double p = exp(target[k] / t - norm_target);
             const double log_q = row[k] / t - norm;
             loss -= p * log_q;
-            if (grad)
-                grad[i * classes + k] += (float)(scale * (exp(log_q) - p) / (t * (double)n));
+            if (g)
+                g[k] += (float)(scale * (exp(log_q) - p) / (t * (double)n));
         }
     }
     return n ? loss / (double)n : 0;
+}
+
+double learner_loss_kd(const float *logits, const float *teacher, size_t n, size_t classes,
+                       size_t old, double t, double scale, float *grad)
+{
+    return learner_loss_kd_block(logits, teacher, n, classes, old, 0, old, t, scale, grad);
 }

@@ -5,6 +5,14 @@
 
 #include "learner/learn.h"
 
+/* A model that could be the result: the guard judges the last one first. */
+struct learner_candidate {
+    char name[8];
+    struct delta_model model; /* owned */
+    double seconds, image_passes;
+    bool learned; /* its own part did something: not cut short before it began */
+};
+
 struct learner_task {
     /* The method's work: the base with new rows (zero) in its head. It may write tensors and the
      * freeze plan; never the class list. */
@@ -18,7 +26,17 @@ struct learner_task {
     size_t guard_images;
     double image_passes; /* counted by the method */
     bool cut_short;      /* set by the method: the time was up, the model is as far as it came */
+    /* Stages that are usable by themselves, in order, offered by the method; none: its model is the
+     * only one */
+    struct learner_candidate candidates[LEARNER_STAGES_MAX];
+    size_t candidate_count;
+    int64_t stage_began_ms;
+    double stage_began_passes;
 };
+
+/* Keeps a copy of the task's model as the result of the stages so far.  fails: NO_MEMORY */
+DELTA_MUST_USE enum delta_status learner_task_offer(struct learner_task *task, const char *name,
+                                                    struct delta_error *err);
 
 struct learner_method {
     const char *name;
@@ -32,7 +50,15 @@ struct learner_method {
 
 extern const struct learner_method learner_method_frostline;
 extern const struct learner_method learner_method_freeze;
+extern const struct learner_method learner_method_e2e;
+extern const struct learner_method learner_method_packnet;
 extern const struct learner_method learner_method_finetune;
+extern const struct learner_method learner_method_replay;
+extern const struct learner_method learner_method_replay_kd;
+extern const struct learner_method learner_method_joint;
+extern const struct learner_method learner_method_head_only;
+extern const struct learner_method learner_method_layer4_only;
+extern const struct learner_method learner_method_ncm;
 extern const struct learner_method learner_method_do_nothing;
 
 /* NULL: there is none of that name. */

@@ -411,6 +411,23 @@ size_t learner_net_prefix_count(const struct learner_net *net)
     return net->prefix_count;
 }
 
+double learner_net_prefix_share(const struct learner_net *net)
+{
+    double all = 0, below = 0;
+
+    for (size_t l = 0; l < net->layers.count; l++) {
+        const struct learner_layer *layer = &net->layers.items[l];
+        const size_t taps = layer->kernel ? layer->kernel * layer->kernel : 1;
+        double macs = (double)(layer->out.c * (layer->in.c / (layer->groups + !layer->groups)));
+        if (layer->kind == LEARNER_LAYER_POOL || layer->kind == LEARNER_LAYER_MAX_POOL)
+            continue;
+        macs *= (double)(taps * layer->out.h * layer->out.w);
+        all += macs;
+        below += l < net->first_live ? macs : 0;
+    }
+    return net->prefix_count && all > 0 ? below / all : 0;
+}
+
 enum delta_status learner_net_forward_from(struct learner_net *net, const float *const *records,
                                            size_t n, enum learner_mode mode,
                                            struct delta_error *err)

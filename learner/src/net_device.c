@@ -198,27 +198,35 @@ static size_t count_correct(const float *logits, const int32_t *labels, size_t n
     return correct;
 }
 
+void learner_loss_here(const struct learner_loss *loss, const float *logits, size_t n,
+                       size_t classes, float *grad, struct learner_loss_sum *out)
+{
+    const struct learner_outputs whole = {0, loss->old};
+    const struct learner_outputs *blocks = loss->blocks ? loss->blocks : &whole;
+    const size_t count = loss->blocks ? loss->block_count : 1;
+
+    *out = (struct learner_loss_sum){0};
+    out->loss = loss->soft ? learner_loss_soft(logits, loss->labels, loss->others, loss->share,
+                                               loss->smoothing, n, classes, loss->scale, grad)
+                           : learner_loss_ce(logits, loss->labels, loss->offset, n, classes,
+                                             loss->scale, grad);
+    for (size_t b = 0; loss->teacher && b < count; b++)
+        out->kd +=
+            learner_loss_kd_block(logits, loss->teacher, n, classes, loss->old, blocks[b].first,
+                                  blocks[b].count, loss->temperature, loss->kd_scale, grad);
+    out->correct = count_correct(logits, loss->labels, n, classes);
+}
+
 void learner_net_loss(struct learner_net *net, const struct learner_loss *loss, size_t n,
                       struct learner_loss_sum *out)
 {
-    const size_t classes = net->class_count;
-    const float *logits = logits_of(net);
-
-    *out = (struct learner_loss_sum){0};
-    if (remote_of(net)) {
-        remote_of(net)->loss(net->device, loss, logits, n, classes, net->logits_grad, out);
-        net->stage.grad_there = true;
+    if (!remote_of(net)) {
+        learner_loss_here(loss, logits_of(net), n, net->class_count, net->logits_grad, out);
         return;
     }
-    out->loss = loss->soft
-                    ? learner_loss_soft(logits, loss->labels, loss->others, loss->share,
-                                        loss->smoothing, n, classes, loss->scale, net->logits_grad)
-                    : learner_loss_ce(logits, loss->labels, loss->offset, n, classes, loss->scale,
-                                      net->logits_grad);
-    if (loss->teacher)
-        out->kd = learner_loss_kd(logits, loss->teacher, n, classes, loss->old, loss->temperature,
-                                  loss->kd_scale, net->logits_grad);
-    out->correct = count_correct(logits, loss->labels, n, classes);
+    remote_of(net)->loss(net->device, loss, logits_of(net), n, net->class_count, net->logits_grad,
+                         out);
+    net->stage.grad_there = true;
 }
 
 /* ---- the frozen prefix; a record holds an image's outputs of all boundary layers ---- */

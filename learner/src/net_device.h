@@ -29,6 +29,10 @@ bool learner_net_input_is_finite(const struct learner_net *net, size_t n);
 void learner_net_loss(struct learner_net *net, const struct learner_loss *loss, size_t n,
                       struct learner_loss_sum *out);
 
+/* The same over any logits [n, classes] in host memory, for a device whose memory is that. */
+void learner_loss_here(const struct learner_loss *loss, const float *logits, size_t n,
+                       size_t classes, float *grad, struct learner_loss_sum *out);
+
 /* A batch from images that were given to the device before: instead of filling
  * learner_net_input. Only where the device is apart. */
 void learner_net_load(struct learner_net *net, const struct learner_load *load);

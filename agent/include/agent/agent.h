@@ -32,6 +32,7 @@ struct agent_options {
     double settle_s;       /* a class is taken when nothing in its folder changed for so long */
     int64_t min_images;    /* and it holds so many */
     const char *method;    /* "frostline" | "freeze" | ... */
+    const char *stages;    /* frostline: "A" (default): its rows merge with other devices' rows */
     double max_drop;       /* health check: accuracy on old classes may fall by so much, 0..1 */
     double max_old_drop;   /* guard of learning; < 0: the method's own */
     double min_new_recall; /* likewise */

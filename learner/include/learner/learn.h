@@ -122,33 +122,100 @@ DELTA_MUST_USE enum delta_status
 learner_freeze_plan(struct delta_model *model, const struct learner_samples *old, double ratio,
                     const struct learner_budget *budget, struct delta_error *err);
 
+/* Which weights a plan freezes. */
+struct learner_plan_choice {
+    double ratio;     /* share frozen of each layer that may learn, rounded */
+    bool filters;     /* whole filters, by the sum over their weights; else weight by weight */
+    const char *mask; /* "importance" (NULL too), "magnitude" (w squared), "random" (by seed) */
+    const char *live; /* layers that may learn, by the beginning of their names, all others are
+                       * frozen whole; NULL: all may; LEARNER_LAST_STAGE */
+};
+#define LEARNER_LAST_STAGE "last" /* the layers with the smallest plane, the head aside */
+
+/* The same with a choice.
+ *   old      not read by the masks magnitude and random
+ *   fails    also CONFIG (mask, ratio), NOT_FOUND (no layer begins like live) */
+DELTA_MUST_USE enum delta_status learner_freeze_plan_by(struct delta_model *model,
+                                                        const struct learner_samples *old,
+                                                        const struct learner_plan_choice *choice,
+                                                        const struct learner_budget *budget,
+                                                        struct delta_error *err);
+
+/* How well (g w)^2 predicts what it stands for: on `weights` seeded weights, spread over all layers
+ * in proportion to their size, each is set to zero and the rise of the mean cross-entropy over
+ * `old` measured (the published method's first formula, whose square (g w)^2 approximates). */
+struct learner_importance_check {
+    size_t weights, images;
+    double rank_correlation; /* Spearman's, of (g w)^2 and the square of the rise; -1..1 */
+    double image_passes;
+};
+DELTA_MUST_USE enum delta_status
+learner_importance_measure(struct learner_importance_check *out, const struct delta_model *model,
+                           const struct learner_samples *old, size_t weights,
+                           const struct learner_budget *budget, struct delta_error *err);
+
 /* ---- an increment ---- */
 
+/* What a method does not read it ignores; learner/METHODS.md tells what each one does. */
 struct learner_increment_options {
-    const char
-        *method;     /* "frostline" (stage A: head rows) | "freeze" | "finetune" | "do-nothing" */
-    double ratio;    /* freeze: share frozen per layer; < 0: the model's own plan */
-    int epochs_new;  /* freeze: first on new samples only ... */
-    int epochs_tune; /* ... then with replay and KD */
+    const char *method;   /* one of learner_method_names() */
+    const char *stages;   /* frostline: "A", "AB", "ABC" or "AC"; D, the guard, is always last */
+    const char *live;     /* frostline, layer4-only: the layers that learn, by the beginning of
+                           * their names; NULL: those of the smallest plane, the last stage */
+    const char *mask;     /* freeze: what ranks weights: "importance", "magnitude", "random" */
+    const char *schedule; /* the step over the epochs: "constant", "cosine", "steps" (a tenth at
+                           * each quarter; e2e's balanced phase: at each third) */
+    const char *start;    /* joint: "base" or "scratch" */
+    const char *blocks;   /* e2e: "50,10": how many old classes each earlier step learned; NULL:
+                           * all in one */
+    double ratio;         /* freeze: share frozen per layer; frostline: of the filters of each live
+                           * layer; packnet: share pruned; < 0: the model's own plan, or, where it
+                           * has none or the method takes none, the method's ratio */
+    int epochs_new;       /* first on new samples only ... */
+    int epochs_tune;      /* ... then with replay; joint: all */
+    int epochs_balance;   /* e2e: the balanced phase; packnet: after pruning */
     size_t batch;
     double lr, momentum, weight_decay;
-    double temperature, kd_weight;
+    double temperature, kd_weight; /* kd_weight 0: no distillation */
+    double adjust;                 /* logit adjustment (Menon et al. 2021) times this; 0: none */
+    double ema;                    /* decay of a moving average that replaces the weights; 0: off */
+    double anchor;                 /* frostline C: pull of the rows towards where they start */
+    bool balanced;                 /* epochs with replay: as many images of a new class as of an old
+                                    * one, drawn anew each time */
+    bool mirror;                   /* images also mirrored */
     double max_old_drop;   /* guard: reject when probe accuracy on old classes falls by more, all
                             * outputs competing, beyond the chance of a small probe set */
     double min_new_recall; /* guard: reject when a new class is recalled on fewer of its held-out
                             * samples (of all its samples where fewer than 5 are held out) */
+    size_t min_images;     /* guard: reject a class with fewer different pictures */
 };
 struct learner_increment_options learner_increment_defaults(const char *method);
+
+/* "frostline|freeze|...", for option tables and messages; constant. */
+const char *learner_method_names(void);
+
+/* What one stage of a method came to. */
+struct learner_stage_report {
+    char name[8];                 /* "A", "AB", "ABC" */
+    double seconds, image_passes; /* of this stage alone */
+    double old_after, new_recall; /* as the guard measured them, 0..1 */
+    bool judged, accepted;
+    char why[160]; /* not accepted: the reason; "" otherwise */
+};
+#define LEARNER_STAGES_MAX 3
 
 struct learner_report {
     char method[32];
     size_t new_images, held_out_new, replay_images, probe_images;
     double old_before, old_after; /* accuracy on the probe images, 0..1 */
     double new_recall;            /* on new samples held out from training, 0..1 */
-    double image_passes;          /* forward+backward counts 1, forward alone 1/3 */
+    double image_passes;          /* forward+backward counts 1, forward alone 1/3; what goes only
+                                   * through layers above a cached prefix: their share of it */
     double seconds;
     size_t live_changed; /* elements that differ from the base, without grown rows */
     bool cut_short;      /* the time was up: this is as far as it came */
+    struct learner_stage_report stages[LEARNER_STAGES_MAX];
+    size_t stage_count; /* 0: the method has no stages */
 };
 
 /* Learns the classes of `fresh` that the base lacks. One fifth of the new samples of a class (at
@@ -162,5 +229,15 @@ DELTA_MUST_USE enum delta_status learner_increment(
     struct delta_model *out, const struct delta_model *base, const struct learner_samples *fresh,
     const struct learner_exemplars *exemplars, const struct learner_increment_options *options,
     const struct learner_budget *budget, struct learner_report *report, struct delta_error *err);
+
+/* What method packnet made, seen by somebody who knows an image's task: a copy that answers with
+ * the first old_classes only and without the freed weights (fresh false), or with the others only
+ * and all weights. The freeze plan tells which weights were freed.
+ *   out      owned by the caller; written on success only
+ *   fails    NO_MEMORY, FORMAT */
+DELTA_MUST_USE enum delta_status learner_packnet_view(struct delta_model *out,
+                                                      const struct delta_model *model,
+                                                      size_t old_classes, bool fresh,
+                                                      struct delta_error *err);
 
 #endif

@@ -24,4 +24,15 @@ double learner_loss_soft(const float *logits, const int32_t *labels, const int32
 double learner_loss_kd(const float *logits, const float *teacher, size_t n, size_t classes,
                        size_t old, double t, double scale, float *grad);
 
+/* Outputs that are distilled together. */
+struct learner_outputs {
+    size_t first, count;
+};
+
+/* The same over the `count` outputs from `first` on: a block of classes that were learned together
+ * has a softmax of its own (Castro et al. 2018). teacher [n, stride], stride >= first + count. */
+double learner_loss_kd_block(const float *logits, const float *teacher, size_t n, size_t classes,
+                             size_t stride, size_t first, size_t count, double t, double scale,
+                             float *grad);
+
 #endif

@@ -210,15 +210,25 @@ struct gpu_step {
     bool nesterov;
 };
 
-/* One block a row. out [n][3]: loss, distillation loss, 1 when the largest logit is the label's */
+/* One block a row. out [n][2]: loss, 1 when the largest logit is the label's */
 struct gpu_loss {
-    const float *logits, *offset, *teacher;
+    const float *logits, *offset;
     const int32_t *labels, *others;
     float *grad;
     double *out;
-    unsigned n, classes, old;
-    double share, smoothing, scale, temperature, kd_scale;
+    unsigned n, classes;
+    double share, smoothing, scale;
     bool soft;
+};
+
+/* One block a row and part of the outputs; parts do not overlap. Adds to grad. */
+struct gpu_distil {
+    const float *logits, *teacher; /* [n, classes], [n, old] */
+    const uint32_t *parts;         /* [count][2]: first output, how many */
+    float *grad;
+    double *out; /* [n][count]: loss */
+    unsigned n, classes, old, count;
+    double temperature, scale;
 };
 
 struct gpu_view { /* as struct learner_view */
@@ -267,6 +277,7 @@ struct gpu_load {
     X(convert, gpu_convert)                                                                        \
     X(step, gpu_step)                                                                              \
     X(loss, gpu_loss)                                                                              \
+    X(distil, gpu_distil)                                                                          \
     X(load, gpu_load)
 
 #define GPU_KERNEL_NAME(name, args) GPU_KERNEL_##name,

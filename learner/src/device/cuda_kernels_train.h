@@ -70,10 +70,9 @@ GPU_INLINE double gpu_logit(const struct gpu_loss *a, size_t row, unsigned k)
     return (double)a->logits[row * a->classes + k] + (a->offset ? a->offset[k] : 0);
 }
 
-/* Largest logit, and the first place of it; then the largest with offset, of the old classes at
- * the temperature, and of the teacher's. Then their log sum exp. */
+/* Largest logit, and the first place of it; largest with offset, then log sum exp of those. */
 struct gpu_tops {
-    double top, with, old, teacher, row, kd;
+    double top, with, row;
     unsigned best;
 };
 
@@ -81,8 +80,8 @@ GPU_INLINE struct gpu_tops gpu_loss_tops(const struct gpu_loss *a, size_t row, u
 {
     struct gpu_tops mine;
 
-    mine.top = mine.with = mine.old = mine.teacher = -1.7e308;
-    mine.row = mine.kd = 0;
+    mine.top = mine.with = -1.7e308;
+    mine.row = 0;
     mine.best = a->classes;
     for (unsigned k = t; k < a->classes; k += GPU_THREADS) {
         const double v = a->logits[row * a->classes + k], w = gpu_logit(a, row, k);
@@ -91,46 +90,18 @@ GPU_INLINE struct gpu_tops gpu_loss_tops(const struct gpu_loss *a, size_t row, u
             mine.best = k;
         }
         mine.with = w > mine.with ? w : mine.with;
-        if (!a->teacher || k >= a->old)
-            continue;
-        const double o = v / a->temperature,
-                     p = (double)a->teacher[row * a->old + k] / a->temperature;
-        mine.old = o > mine.old ? o : mine.old;
-        mine.teacher = p > mine.teacher ? p : mine.teacher;
     }
     return mine;
 }
 
-GPU_INLINE struct gpu_tops gpu_loss_sums(const struct gpu_loss *a, size_t row, unsigned t,
-                                         const struct gpu_tops *top)
-{
-    struct gpu_tops mine;
-
-    mine.with = mine.old = mine.teacher = 0;
-    mine.top = mine.row = mine.kd = 0;
-    mine.best = 0;
-    for (unsigned k = t; k < a->classes; k += GPU_THREADS) {
-        mine.with += exp(gpu_logit(a, row, k) - top->with);
-        if (!a->teacher || k >= a->old)
-            continue;
-        mine.old += exp((double)a->logits[row * a->classes + k] / a->temperature - top->old);
-        mine.teacher += exp((double)a->teacher[row * a->old + k] / a->temperature - top->teacher);
-    }
-    return mine;
-}
-
-/* Gradient of a row's classes, with the shares of the loss that belong to them. norm: log sum exps
- */
-GPU_INLINE struct gpu_tops gpu_loss_grads(const struct gpu_loss *a, size_t row, unsigned t,
-                                          const struct gpu_tops *norm)
+/* Gradient of a row's classes; returns the share of the loss that belongs to them. norm: log sum
+ * exp */
+GPU_INLINE double gpu_loss_grads(const struct gpu_loss *a, size_t row, unsigned t, double norm)
 {
     const int label = a->labels[row];
     const double rest = a->smoothing / (double)a->classes;
-    struct gpu_tops mine;
+    double mine = 0;
 
-    mine.with = mine.old = mine.teacher = 0;
-    mine.top = mine.row = mine.kd = 0;
-    mine.best = 0;
     for (unsigned k = t; k < a->classes; k += GPU_THREADS) {
         const double v = gpu_logit(a, row, k);
         double target = a->soft ? rest : 0, g;
@@ -139,20 +110,11 @@ GPU_INLINE struct gpu_tops gpu_loss_grads(const struct gpu_loss *a, size_t row, 
         if (a->soft && a->others && (int)k == a->others[row])
             target += (1 - a->smoothing) * (1 - a->share);
         if (a->soft || (int)k == label)
-            mine.row += target * (norm->with - v);
-        g = a->scale * (exp(v - norm->with) - target) / (double)a->n;
+            mine += target * (norm - v);
+        g = a->scale * (exp(v - norm) - target) / (double)a->n;
         if (!a->soft && label < 0)
             g = 0;
-        float out = (float)g;
-        if (a->teacher && k < a->old) {
-            const double p =
-                exp((double)a->teacher[row * a->old + k] / a->temperature - norm->teacher);
-            const double log_q =
-                (double)a->logits[row * a->classes + k] / a->temperature - norm->old;
-            mine.kd -= p * log_q;
-            out += (float)(a->kd_scale * (exp(log_q) - p) / (a->temperature * (double)a->n));
-        }
-        a->grad[row * a->classes + k] = out;
+        a->grad[row * a->classes + k] = (float)g;
     }
     return mine;
 }
@@ -160,7 +122,8 @@ GPU_INLINE struct gpu_tops gpu_loss_grads(const struct gpu_loss *a, size_t row, 
 GPU_KERNEL(loss, gpu_loss)
 {
     GPU_SHARED struct gpu_tops shared[GPU_THREADS];
-    GPU_SHARED struct gpu_tops top, norm;
+    GPU_SHARED struct gpu_tops top;
+    GPU_SHARED double norm;
 
     (void)blocks;
     GPU_EACH_THREAD (t)
@@ -177,39 +140,122 @@ GPU_KERNEL(loss, gpu_loss)
                 top.best = o->best;
             }
             top.with = o->with > top.with ? o->with : top.with;
-            top.old = o->old > top.old ? o->old : top.old;
-            top.teacher = o->teacher > top.teacher ? o->teacher : top.teacher;
         }
     }
+    GPU_EACH_THREAD (t) {
+        shared[t].row = 0;
+        for (unsigned k = t; k < a.classes; k += GPU_THREADS)
+            shared[t].row += exp(gpu_logit(&a, block, k) - top.with);
+    }
+    GPU_EACH_THREAD (t) {
+        if (t != 0)
+            continue;
+        norm = shared[0].row;
+        for (unsigned i = 1; i < GPU_THREADS; i++)
+            norm += shared[i].row;
+        norm = top.with + log(norm);
+    }
     GPU_EACH_THREAD (t)
-        shared[t] = gpu_loss_sums(&a, block, t, &top);
+        shared[t].row = gpu_loss_grads(&a, block, t, norm);
+    GPU_EACH_THREAD (t) {
+        double row = 0;
+        if (t != 0)
+            continue;
+        for (unsigned i = 0; i < GPU_THREADS; i++)
+            row += shared[i].row;
+        a.out[2 * (size_t)block] = row;
+        a.out[2 * (size_t)block + 1] =
+            a.labels[block] >= 0 && top.best == (unsigned)a.labels[block];
+    }
+}
+
+/* ---- distillation ---- */
+
+/* Of the network's logits and of the teacher's, both at the temperature. */
+struct gpu_pair {
+    double student, teacher;
+};
+
+/* Of output k of a part of a row. */
+GPU_INLINE struct gpu_pair gpu_distil_pair(const struct gpu_distil *a, unsigned block, unsigned k)
+{
+    const size_t row = block / a->count, at = a->parts[2 * (block % a->count)] + k;
+    struct gpu_pair pair;
+
+    pair.student = (double)a->logits[row * a->classes + at] / a->temperature;
+    pair.teacher = (double)a->teacher[row * a->old + at] / a->temperature;
+    return pair;
+}
+
+/* norm: log sum exps of the part. Returns the share of the loss. */
+GPU_INLINE double gpu_distil_grads(const struct gpu_distil *a, unsigned block, unsigned t,
+                                   unsigned outputs, const struct gpu_pair *norm)
+{
+    const size_t first = block / a->count * (size_t)a->classes + a->parts[2 * (block % a->count)];
+    double mine = 0;
+
+    for (unsigned k = t; k < outputs; k += GPU_THREADS) {
+        const struct gpu_pair v = gpu_distil_pair(a, block, k);
+        const double p = exp(v.teacher - norm->teacher), log_q = v.student - norm->student;
+        mine -= p * log_q;
+        a->grad[first + k] +=
+            (float)(a->scale * (exp(log_q) - p) / (a->temperature * (double)a->n));
+    }
+    return mine;
+}
+
+GPU_KERNEL(distil, gpu_distil)
+{
+    GPU_SHARED struct gpu_pair shared[GPU_THREADS];
+    GPU_SHARED struct gpu_pair top, norm;
+    const unsigned outputs = a.parts[2 * (block % a.count) + 1];
+
+    (void)blocks;
+    GPU_EACH_THREAD (t) {
+        shared[t].student = shared[t].teacher = -1.7e308;
+        for (unsigned k = t; k < outputs; k += GPU_THREADS) {
+            const struct gpu_pair v = gpu_distil_pair(&a, block, k);
+            shared[t].student = v.student > shared[t].student ? v.student : shared[t].student;
+            shared[t].teacher = v.teacher > shared[t].teacher ? v.teacher : shared[t].teacher;
+        }
+    }
+    GPU_EACH_THREAD (t) {
+        if (t != 0)
+            continue;
+        top = shared[0];
+        for (unsigned i = 1; i < GPU_THREADS; i++) {
+            top.student = shared[i].student > top.student ? shared[i].student : top.student;
+            top.teacher = shared[i].teacher > top.teacher ? shared[i].teacher : top.teacher;
+        }
+    }
+    GPU_EACH_THREAD (t) {
+        shared[t].student = shared[t].teacher = 0;
+        for (unsigned k = t; k < outputs; k += GPU_THREADS) {
+            const struct gpu_pair v = gpu_distil_pair(&a, block, k);
+            shared[t].student += exp(v.student - top.student);
+            shared[t].teacher += exp(v.teacher - top.teacher);
+        }
+    }
     GPU_EACH_THREAD (t) {
         if (t != 0)
             continue;
         norm = shared[0];
         for (unsigned i = 1; i < GPU_THREADS; i++) {
-            norm.with += shared[i].with;
-            norm.old += shared[i].old;
+            norm.student += shared[i].student;
             norm.teacher += shared[i].teacher;
         }
-        norm.with = top.with + log(norm.with);
-        norm.old = top.old + log(norm.old);
+        norm.student = top.student + log(norm.student);
         norm.teacher = top.teacher + log(norm.teacher);
     }
     GPU_EACH_THREAD (t)
-        shared[t] = gpu_loss_grads(&a, block, t, &norm);
+        shared[t].student = gpu_distil_grads(&a, block, t, outputs, &norm);
     GPU_EACH_THREAD (t) {
-        double row = 0, kd = 0;
+        double sum = 0;
         if (t != 0)
             continue;
-        for (unsigned i = 0; i < GPU_THREADS; i++) {
-            row += shared[i].row;
-            kd += shared[i].kd;
-        }
-        a.out[3 * (size_t)block] = row;
-        a.out[3 * (size_t)block + 1] = kd;
-        a.out[3 * (size_t)block + 2] =
-            a.labels[block] >= 0 && top.best == (unsigned)a.labels[block];
+        for (unsigned i = 0; i < GPU_THREADS; i++)
+            sum += shared[i].student;
+        a.out[block] = sum;
     }
 }
 

@@ -166,13 +166,55 @@ static const void *pack(struct cuda *cuda, size_t *at, const void *from, size_t 
     return place;
 }
 
+/* The first part of the packet: results. Two numbers a row, then one a row and block. */
+static size_t result_bytes(size_t n, size_t blocks)
+{
+    return (2 + blocks) * n * sizeof(double);
+}
+
+/* Adds distillation to what kernel `loss` left. */
+static void distil(struct cuda *cuda, const struct learner_loss *loss, const struct gpu_loss *ce,
+                   const void *teacher, const void *parts, size_t blocks)
+{
+    const struct gpu_distil args = {.logits = ce->logits,
+                                    .teacher = teacher,
+                                    .parts = parts,
+                                    .grad = ce->grad,
+                                    .out = ce->out + 2 * (size_t)ce->n,
+                                    .n = ce->n,
+                                    .classes = ce->classes,
+                                    .old = (unsigned)loss->old,
+                                    .count = (unsigned)blocks,
+                                    .temperature = loss->temperature,
+                                    .scale = loss->kd_scale};
+
+    cuda_launch(cuda, GPU_KERNEL_distil, ce->n * blocks, &args);
+}
+
+/* Puts the blocks into the packet, all outputs as one where there are none. */
+static const void *pack_blocks(struct cuda *cuda, size_t *at, const struct learner_loss *loss,
+                               size_t blocks)
+{
+    const void *place = cuda->packet + *at;
+
+    for (size_t b = 0; b < blocks; b++) {
+        const uint32_t part[2] = {(uint32_t)(loss->blocks ? loss->blocks[b].first : 0),
+                                  (uint32_t)(loss->blocks ? loss->blocks[b].count : loss->old)};
+        memcpy(cuda->host_packet + *at + b * sizeof part, part, sizeof part);
+    }
+    *at += (2 * blocks * sizeof(uint32_t) + 15) / 16 * 16;
+    return place;
+}
+
 static void loss(struct learner_device *device, const struct learner_loss *loss,
                  const float *logits, size_t n, size_t classes, float *grad,
                  struct learner_loss_sum *out)
 {
     struct cuda *cuda = of(device);
-    const size_t results = 3 * n * sizeof(double);
-    const size_t room = results + 64 + (2 * n + classes + n * loss->old) * sizeof(float) + 4 * 16;
+    const size_t blocks = !loss->teacher ? 0 : loss->blocks ? loss->block_count : 1;
+    const size_t results = result_bytes(n, blocks);
+    const size_t room =
+        results + 64 + (2 * n + classes + n * loss->old + 2 * blocks) * sizeof(float) + 5 * 16;
     size_t at = (results + 15) / 16 * 16;
 
     *out = (struct learner_loss_sum){0};
@@ -183,27 +225,28 @@ static void loss(struct learner_device *device, const struct learner_loss *loss,
                             .out = (double *)(void *)cuda->packet,
                             .n = (unsigned)n,
                             .classes = (unsigned)classes,
-                            .old = (unsigned)loss->old,
                             .share = loss->share,
                             .smoothing = loss->smoothing,
                             .scale = loss->scale,
-                            .temperature = loss->temperature,
-                            .kd_scale = loss->kd_scale,
                             .soft = loss->soft};
     const size_t first = at;
     args.labels = pack(cuda, &at, loss->labels, n * sizeof *loss->labels);
     args.others = pack(cuda, &at, loss->others, n * sizeof *loss->others);
     args.offset = loss->soft ? NULL : pack(cuda, &at, loss->offset, classes * sizeof(float));
-    args.teacher = pack(cuda, &at, loss->teacher, n * loss->old * sizeof(float));
+    const void *teacher = pack(cuda, &at, loss->teacher, n * loss->old * sizeof(float));
+    const void *parts = pack_blocks(cuda, &at, loss, blocks);
     gpu_upload(cuda->gpu, cuda->packet + first, cuda->host_packet + first, at - first);
     cuda_launch(cuda, GPU_KERNEL_loss, n, &args);
+    if (blocks)
+        distil(cuda, loss, &args, teacher, parts, blocks);
     gpu_download(cuda->gpu, cuda->host_packet, cuda->packet, results);
     const double *rows = (const double *)(const void *)cuda->host_packet;
     for (size_t i = 0; i < n; i++) {
-        out->loss += rows[3 * i];
-        out->kd += rows[3 * i + 1];
-        out->correct += rows[3 * i + 2] > 0;
+        out->loss += rows[2 * i];
+        out->correct += rows[2 * i + 1] > 0;
     }
+    for (size_t i = 0; i < n * blocks; i++)
+        out->kd += rows[2 * n + i];
     out->loss /= (double)n;
     out->kd /= (double)n;
 }

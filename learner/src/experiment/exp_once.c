@@ -34,6 +34,7 @@ struct once {
     bool replays;             /* exemplars are there */
     struct delta_model model; /* as far as it came */
     size_t base_count;        /* classes of the base */
+    char blocks[4096];        /* classes of the base and of each step taken over: "50,10" */
     struct stages stages;
     size_t peak_bytes, delta_bytes, grown_bytes; /* largest, all, of the last step */
     double passes, seconds, cpu_seconds, sum;
@@ -256,7 +257,7 @@ static enum delta_status learn(struct outcome *out, struct once *once,
                                const struct learner_samples *fresh,
                                const struct learner_budget *budget, struct delta_error *err)
 {
-    const struct learner_increment_options options =
+    struct learner_increment_options options =
         exp_variant_options(once->plan, &once->plan->variants[once->run->variant]);
     struct delta_model learned = DELTA_MODEL_INIT;
     const size_t aside = bystander_bytes(once);
@@ -266,6 +267,8 @@ static enum delta_status learn(struct outcome *out, struct once *once,
     learner_memory_now(); /* gives freed memory back */
     reset_peak();
     once->stages = (struct stages){.last_ms = now_ms()};
+    if (!options.blocks)
+        options.blocks = once->blocks;
     st = learner_increment(&learned, &once->model, fresh, once->replays ? &once->exemplars : NULL,
                            &options, budget, &out->report, err);
     out->cpu_seconds = cpu_now() - cpu;
@@ -278,6 +281,9 @@ static enum delta_status learn(struct outcome *out, struct once *once,
         st = sealed_bytes(&out->delta_bytes, &once->model, &learned, err);
     if (!st) {
         count_frozen(&out->frozen, &out->moved, &once->model, &learned);
+        const size_t used = strlen(once->blocks);
+        snprintf(once->blocks + used, sizeof once->blocks - used, ",%zu",
+                 learned.class_count - once->model.class_count);
         delta_model_release(&once->model);
         once->model = learned;
     }
@@ -447,6 +453,7 @@ static enum delta_status prepare(struct once *once, struct learner_samples *trai
     if (!st)
         st = exp_base_open(&once->model, plan, run, files->base, err);
     once->base_count = once->model.class_count;
+    snprintf(once->blocks, sizeof once->blocks, "%zu", once->base_count);
     for (size_t i = 0; !st && i < total; i++)
         ids[i] = plan->test.classes[exp_order(plan, run->order)[first + i]];
     if (!st)

@@ -1,18 +1,18 @@
 /* Baseline: plain fine-tuning on the new samples, nothing frozen, nothing replayed. Forgets. */
+#include "common.h"
 #include "tune.h"
 
 static enum delta_status run(struct learner_task *task, struct delta_error *err)
 {
-    const struct learner_tune_phase phase = {"fine-tuning", task->options->epochs_new, false, false,
-                                             NULL};
+    const struct learner_tune_phase phase = {.stage = "fine-tuning",
+                                             .epochs = task->options->epochs_new,
+                                             .adjust = task->options->adjust};
+    const struct learner_tune_extra extra = {.views = task->options->mirror ? 2 : 1};
     enum delta_status st = learner_start_rows(task, err);
 
     if (!st)
-        st = learner_tune(task, &phase, 1, err);
-    /* what moved may not be called frozen */
-    for (size_t i = 0; !st && i < task->model->tensor_count; i++)
-        st = delta_tensor_set_freeze(&task->model->tensors[i], DELTA_FREEZE_LIVE, NULL, 0, err);
-    return st;
+        st = learner_tune_with(task, &phase, 1, &extra, err);
+    return st ? st : learner_unfreeze(task->model, err);
 }
 
 static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,

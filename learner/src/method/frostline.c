@@ -1,107 +1,42 @@
-/* Our method, stage A: only the new rows of the classifier, fitted on cached features. */
-#include "method.h"
+/* Our method. A model is usable after the first stage; the guard (stage D) judges each.
+ *
+ * A   One forward pass; the new rows of the classifier are fitted on cached pooled features of new
+ *     samples and exemplars by logit-adjusted cross-entropy (Menon et al. 2021) over the fixed old
+ *     rows and the new ones, from imprinted rows (Qi et al. 2018). Convex. Rows so fitted on
+ *     different devices can stand side by side.
+ * B   All below the last stage is frozen: its output is computed once per image and kept. In the
+ *     last stage whole filters are frozen by sum (g w)^2, or what the model's own plan says.
+ *     Logit-adjusted cross-entropy + distillation on the base's cached logits (Hinton et al. 2015),
+ *     the weights' moving average is what counts.
+ * C   All rows are refitted in the moved feature space, logit-adjusted, pulled towards where they
+ *     are. Fitting the biases on exemplars is what calibrates the scores.
+ *
+ * Without exemplars there is nothing that keeps old classes in place: only A runs then. */
+#include "budget.h"
+#include "common.h"
+#include "delta/clock.h"
+#include "head_fit.h"
+#include "head_rows.h"
+#include "importance.h"
+#include "tune.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "delta/clock.h"
-#include "embed.h"
-#include "head_fit.h"
+#define RATIO 0.6 /* of each layer's filters, where neither the caller nor the model has a plan */
 
-#define L2 1e-4
-#define MAX_ITERATIONS 300
-
-/* Start: the mean feature of a class as direction, the old rows' mean length and bias (weight
- * imprinting, Qi et al. 2018). The problem is convex: it only saves steps. */
-static void imprint(float *weight, float *bias, const struct delta_tensor *old_weight,
-                    const struct delta_tensor *old_bias, const struct learner_head_data *data)
+static bool has_stage(const struct learner_task *task, char stage)
 {
-    double length = 0, level = 0;
+    const char *stages = task->options->stages;
 
-    for (size_t c = 0; c < data->old_classes; c++) {
-        double square = 0;
-        for (size_t j = 0; j < data->d; j++)
-            square += (double)old_weight->data[c * data->d + j] * old_weight->data[c * data->d + j];
-        length += sqrt(square) / (double)data->old_classes;
-        level += old_bias->data[c] / (double)data->old_classes;
-    }
-    for (size_t k = 0; k < data->new_classes; k++) {
-        float *row = weight + k * data->d;
-        double square = 0;
-        memset(row, 0, data->d * sizeof *row);
-        for (size_t i = 0; i < data->count; i++)
-            if (data->labels[i] == (int32_t)(data->old_classes + k))
-                for (size_t j = 0; j < data->d; j++)
-                    row[j] += data->features[i * data->d + j];
-        for (size_t j = 0; j < data->d; j++)
-            square += (double)row[j] * row[j];
-        const double scale = square > 0 ? length / sqrt(square) : 0;
-        for (size_t j = 0; j < data->d; j++)
-            row[j] = (float)(row[j] * scale);
-        bias[k] = (float)level;
-    }
+    return stage == 'A' || (stages && strchr(stages, stage));
 }
 
-/* Features, old logits and labels of new samples and exemplars in one pool. */
-static enum delta_status make_pool(struct learner_embedding *pool, int32_t **labels,
-                                   const struct learner_task *task, struct delta_error *err)
+static size_t views_of(const struct learner_task *task)
 {
-    struct learner_samples all = LEARNER_SAMPLES_INIT;
-    enum delta_status st = learner_samples_append(&all, task->fresh, err);
-
-    if (!st && task->replay->count)
-        st = learner_samples_append(&all, task->replay, err);
-    if (!st)
-        st = learner_embed(pool, task->base, &all, task->budget, "features", err);
-    if (!st) {
-        *labels = learner_samples_outputs(&all, task->model);
-        if (!*labels)
-            st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");
-    }
-    learner_samples_release(&all);
-    return st;
+    return task->options->mirror ? 2 : 1;
 }
 
-/* Exemplars of classes that the model lacks (from another channel) are left out. */
-static void drop_unknown(struct learner_embedding *pool, int32_t *labels)
-{
-    size_t kept = 0;
-
-    for (size_t i = 0; i < pool->count; i++) {
-        if (labels[i] < 0)
-            continue;
-        memmove(pool->features + kept * pool->d, pool->features + i * pool->d,
-                pool->d * sizeof(float));
-        memmove(pool->logits + kept * pool->classes, pool->logits + i * pool->classes,
-                pool->classes * sizeof(float));
-        labels[kept++] = labels[i];
-    }
-    pool->count = kept;
-}
-
-/* The pool of images goes before the fit begins. */
-static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
-                              struct delta_error *err)
-{
-    const size_t pool = task->fresh->count + task->replay->count;
-    const size_t added = task->model->class_count - task->base->class_count;
-    struct delta_tensor *weight, *bias;
-    size_t net = 0;
-    enum delta_status st = delta_model_head(task->base, &weight, &bias, err);
-
-    if (!st)
-        st = learner_budget_net(&net, task->base, task->budget, images, false, err);
-    if (st)
-        return st;
-    const size_t d = weight->count / bias->count;
-    const size_t fit = (added * (d + 1) * (LEARNER_LBFGS_CELLS + 1) + 2 * pool) * sizeof(double);
-    net += learner_samples_bytes(task->fresh) + learner_samples_bytes(task->replay);
-    *bytes = pool * (d + bias->count + 1) * sizeof(float) + (net > fit ? net : fit);
-    return DELTA_OK;
-}
-
-/* When the fit must end so that the guard has its time: it classifies as fast as features came. */
+/* When a fit must end so that the guard has its time: it classifies as fast as features came. */
 static int64_t fit_until(const struct learner_task *task, size_t images, int64_t begun_ms)
 {
     const struct delta_clock clock = delta_clock_system();
@@ -113,41 +48,177 @@ static int64_t fit_until(const struct learner_task *task, size_t images, int64_t
     return task->budget->deadline_ms ? until_ms > 1 ? until_ms : 1 : 0;
 }
 
-static enum delta_status run(struct learner_task *task, struct delta_error *err)
+static enum delta_status stage_a(struct learner_task *task, const struct learner_pool *pool,
+                                 int64_t until_ms, struct delta_error *err)
 {
-    struct learner_embedding pool = {0, 0, 0, NULL, NULL};
-    struct delta_tensor *weight, *bias, *old_weight, *old_bias;
-    const struct delta_clock clock = delta_clock_system();
-    const int64_t begun_ms = delta_clock_monotonic_ms(&clock);
-    struct learner_lbfgs_report report = {0};
-    int32_t *labels = NULL;
-    enum delta_status st = delta_model_head(task->model, &weight, &bias, err);
+    enum delta_status st = learner_rows_imprint(task, &pool->embedding, pool->labels, err);
 
     if (!st)
-        st = delta_model_head(task->base, &old_weight, &old_bias, err);
-    if (!st)
-        st = make_pool(&pool, &labels, task, err);
-    if (st)
-        goto done;
-    task->image_passes += (double)pool.count / 3;
-    drop_unknown(&pool, labels);
-    const size_t old = task->base->class_count;
-    const struct learner_head_data data = {
-        pool.count,    pool.d,      old,    task->model->class_count - old,
-        pool.features, pool.logits, labels, fit_until(task, pool.count, begun_ms)};
-    float *rows = weight->data + old * pool.d;
-    imprint(rows, bias->data + old, old_weight, old_bias, &data);
-    st = learner_head_fit(rows, bias->data + old, &data, L2, MAX_ITERATIONS, &report, err);
-    task->cut_short = report.cut_short;
-done:
-    learner_embedding_release(&pool);
-    free(labels);
+        st = learner_rows_fit(task, &pool->embedding, pool->labels, false, 0, until_ms, err);
     return st;
+}
+
+/* *plan: what is frozen while training. The model keeps its own plan, or gets the one made here. */
+static enum delta_status make_plan(struct learner_task *task, struct delta_model *plan,
+                                   struct delta_error *err)
+{
+    const struct learner_increment_options *options = task->options;
+    const bool own = options->ratio < 0 && learner_has_plan(task->base);
+    const char *live = options->live ? options->live : LEARNER_LAST_STAGE;
+    const struct learner_plan_choice choice = {.ratio = options->ratio < 0 ? RATIO : options->ratio,
+                                               .filters = true,
+                                               .mask = options->mask,
+                                               .live = live};
+    struct delta_model base = DELTA_MODEL_INIT;
+    enum delta_status st = delta_model_copy(&base, task->base, err);
+
+    if (!st && !own) {
+        st = learner_freeze_plan_by(&base, task->replay, &choice, task->budget, err);
+        task->image_passes += (double)task->replay->count;
+    }
+    if (!st)
+        st = learner_take_plan(task->model, &base, err);
+    delta_model_release(&base);
+    if (!st)
+        st = delta_model_copy(plan, task->model, err);
+    return st ? st : learner_plan_confine(plan, live, err);
+}
+
+static enum delta_status stage_b(struct learner_task *task, const struct learner_pool *pool,
+                                 struct learner_embedding *after, struct delta_error *err)
+{
+    const struct learner_increment_options *options = task->options;
+    struct delta_model plan = DELTA_MODEL_INIT;
+    const struct learner_tune_phase phase = {.stage = "last stage",
+                                             .epochs = options->epochs_tune,
+                                             .replay = true,
+                                             .distil = options->kd_weight > 0,
+                                             .plan = &plan,
+                                             .balanced = options->balanced,
+                                             .adjust = options->adjust,
+                                             .ema = options->ema};
+    const struct learner_tune_extra extra = {.known = &pool->embedding,
+                                             .views = views_of(task),
+                                             .after = has_stage(task, 'C') ? after : NULL};
+    enum delta_status st = make_plan(task, &plan, err);
+
+    if (!st)
+        st = learner_tune_with(task, &phase, 1, &extra, err);
+    delta_model_release(&plan);
+    return st;
+}
+
+static enum delta_status run(struct learner_task *task, struct delta_error *err)
+{
+    const struct delta_clock clock = delta_clock_system();
+    const int64_t begun_ms = delta_clock_monotonic_ms(&clock);
+    const bool more = task->replay->count && (has_stage(task, 'B') || has_stage(task, 'C'));
+    struct learner_embedding after = {0, 0, 0, NULL, NULL};
+    struct learner_pool pool = {.labels = NULL};
+    enum delta_status st = learner_pool_embed(&pool, task, views_of(task), err);
+
+    if (st)
+        return st;
+    const int64_t until_ms = fit_until(task, pool.embedding.count, begun_ms);
+    task->image_passes += (double)pool.embedding.count / 3;
+    st = stage_a(task, &pool, until_ms, err);
+    if (!st && more)
+        st = learner_task_offer(task, "A", err);
+    if (!st && more && has_stage(task, 'B') && !task->cut_short) {
+        st = stage_b(task, &pool, &after, err);
+        if (!st)
+            st = learner_task_offer(task, "AB", err);
+    }
+    if (!st && more && has_stage(task, 'C') && !task->cut_short) {
+        st = learner_rows_fit(task, after.count ? &after : &pool.embedding, pool.labels, true,
+                              task->options->anchor, until_ms, err);
+        if (!st)
+            st = learner_task_offer(task, has_stage(task, 'B') ? "ABC" : "AC", err);
+    }
+    learner_embedding_release(&after);
+    learner_pool_release(&pool);
+    return st;
+}
+
+/* Of stage B: the plan's gradients, or the training. */
+static enum delta_status need_b(const struct learner_task *task, size_t images, size_t *bytes,
+                                struct delta_error *err)
+{
+    const char *live = task->options->live ? task->options->live : LEARNER_LAST_STAGE;
+    struct delta_model plan = DELTA_MODEL_INIT;
+    size_t rank = 0;
+    enum delta_status st = delta_model_copy(&plan, task->base, err);
+
+    if (!st)
+        st = learner_plan_confine(&plan, live, err);
+    if (!st)
+        st = learner_freeze_plan_need(task->base, task->replay, &plan, task->budget, images, &rank,
+                                      err);
+    delta_model_release(&plan);
+    if (!st)
+        st = delta_model_copy(&plan, task->model, err);
+    if (!st)
+        st = learner_plan_confine(&plan, live, err);
+    if (!st)
+        st = learner_tune_need(task, &plan, true, false, images, bytes, err);
+    *bytes += learner_model_bytes(task->model); /* the plan */
+    rank += 2 * learner_model_bytes(task->base);
+    if (*bytes < rank)
+        *bytes = rank;
+    delta_model_release(&plan);
+    return st;
+}
+
+/* Features of the pool, and beside them: the network that makes them, a fit, or stage B with what
+ * the earlier stage left. */
+static enum delta_status need(const struct learner_task *task, size_t images, size_t *bytes,
+                              struct delta_error *err)
+{
+    const size_t views = views_of(task) * (task->fresh->count + task->replay->count);
+    const bool more = task->replay->count > 0, all = has_stage(task, 'C') && more;
+    const size_t classes = task->model->class_count, old = task->base->class_count;
+    struct delta_tensor *weight, *bias;
+    size_t net = 0, tune = 0;
+    enum delta_status st = delta_model_head(task->base, &weight, &bias, err);
+
+    if (!st)
+        st = learner_budget_net(&net, task->base, task->budget, images, false, err);
+    if (!st && has_stage(task, 'B') && more)
+        st = need_b(task, images, &tune, err);
+    if (st)
+        return st;
+    const size_t d = weight->count / bias->count, rows = all ? classes : classes - old;
+    const size_t record = (d + classes) * sizeof(float);
+    size_t fit = (rows * (d + 1) * (LEARNER_LBFGS_CELLS + 2) + 2 * views) * sizeof(double);
+    const size_t left = has_stage(task, 'B') && more ? learner_model_bytes(task->model) : 0;
+    net += learner_samples_bytes(task->fresh) + learner_samples_bytes(task->replay);
+    tune += tune ? left + (all ? views * record : 0) : 0;
+    fit += 2 * left + (left && all ? views * record : 0);
+    net = net > fit ? net : fit;
+    *bytes = views * (d + old + 1) * sizeof(float) + (net > tune ? net : tune);
+    return DELTA_OK;
 }
 
 const struct learner_method learner_method_frostline = {
     "frostline",
-    {.method = "frostline", .ratio = -1, .batch = 64, .max_old_drop = 0.10, .min_new_recall = 0.20},
+    {.method = "frostline",
+     .stages = "ABC",
+     .ratio = -1,
+     .epochs_tune = 5,
+     .batch = 64,
+     .lr = 0.01,
+     .momentum = 0.9,
+     .weight_decay = 5e-4,
+     .temperature = 2,
+     .kd_weight = 1,
+     .adjust = 1,
+     .ema = 0.99,
+     .anchor = 1e-3,
+     .mirror = true,
+     .schedule = "cosine",
+     .max_old_drop = 0.10,
+     .min_new_recall = 0.20,
+     .min_images = 2},
     run,
     need,
 };

@@ -77,7 +77,20 @@ static void listen_to_plan(void *context, const char *stage, size_t bytes, size_
 
 /* ---- what is planned is what the operating system measures ---- */
 
-enum what { PRETRAIN, PRETRAIN_RICH, EVALUATE, FREEZE_PLAN, EXEMPLARS, STAGE_A, FREEZE };
+enum what {
+    PRETRAIN,
+    PRETRAIN_RICH,
+    EVALUATE,
+    FREEZE_PLAN,
+    EXEMPLARS,
+    STAGE_A,
+    STAGES,
+    FREEZE,
+    E2E,
+    PACKNET,
+    LAYER4,
+    JOINT
+};
 
 static enum delta_status run_pretrain(const struct learner_budget *budget,
                                       struct delta_model *model, bool rich, struct delta_error *err)
@@ -96,7 +109,7 @@ static enum delta_status run_pretrain(const struct learner_budget *budget,
 
 static enum delta_status run_increment(const struct learner_budget *budget,
                                        const struct delta_model *model, const char *method,
-                                       struct delta_error *err)
+                                       const char *stages, struct delta_error *err)
 {
     struct learner_increment_options options = learner_increment_defaults(method);
     const struct learner_exemplars exemplars = {.replay = train};
@@ -104,7 +117,8 @@ static enum delta_status run_increment(const struct learner_budget *budget,
     enum delta_status st;
 
     options.ratio = 0.5;
-    options.epochs_new = options.epochs_tune = 1;
+    options.epochs_new = options.epochs_tune = options.epochs_balance = 1;
+    options.stages = stages;
     options.max_old_drop = 1;
     options.min_new_recall = 0;
     st = learner_increment(&learned, model, &both, &exemplars, &options, budget, NULL, err);
@@ -134,8 +148,25 @@ static enum delta_status run_what(enum what what, const struct learner_budget *b
         st = learner_exemplars_choose_within(&exemplars, model, &train, 10, 5, budget, err);
         break;
     case STAGE_A:
+        st = run_increment(budget, model, "frostline", "A", err);
+        break;
+    case STAGES:
+        st = run_increment(budget, model, "frostline", "ABC", err);
+        break;
     case FREEZE:
-        st = run_increment(budget, model, what == FREEZE ? "freeze" : "frostline", err);
+        st = run_increment(budget, model, "freeze", NULL, err);
+        break;
+    case E2E:
+        st = run_increment(budget, model, "e2e", NULL, err);
+        break;
+    case PACKNET:
+        st = run_increment(budget, model, "packnet", NULL, err);
+        break;
+    case LAYER4:
+        st = run_increment(budget, model, "layer4-only", NULL, err);
+        break;
+    case JOINT:
+        st = run_increment(budget, model, "joint", NULL, err);
         break;
     }
     learner_scores_release(&scores);
@@ -192,7 +223,12 @@ static void plan_is_what_is_measured(void **state)
         {"freeze plan", "resnet18", FREEZE_PLAN, 16},
         {"exemplars", "resnet18", EXEMPLARS, 16},
         {"stage A", "resnet18", STAGE_A, 16},
+        {"stages A to C", "resnet18", STAGES, 16},
         {"freeze", "resnet18", FREEZE, 16},
+        {"e2e", "resnet18", E2E, 16},
+        {"packnet", "resnet18", PACKNET, 16},
+        {"layer4-only", "resnet18", LAYER4, 16},
+        {"joint", "resnet18", JOINT, 16},
     };
 
     (void)state;

@@ -13,6 +13,7 @@
 
 #include "delta/file.h"
 #include "experiment/exp_results.h"
+#include "learner/learn.h"
 
 static struct harness_scratch scratch;
 static struct harness_result run;
@@ -373,6 +374,39 @@ static void failing_run_is_told(void **state)
     assert_non_null(strstr(run.out, "do-nothing"));
 }
 
+/* Each method there is, twice in a row: the second increment finds what the first one left. */
+static void every_method_runs_from_a_plan(void **state)
+{
+    char names[200], *rest = names, methods[1200] = "", plan_text[2400];
+    const char *path = harness_path(&scratch, "all.json"),
+               *out = harness_path(&scratch, "all.jsonl");
+    struct exp_lines lines;
+    size_t count = 0, used = 0;
+    (void)state;
+
+    snprintf(names, sizeof names, "%s", learner_method_names());
+    for (char *name; (name = strtok_r(rest, "|", &rest)) != NULL; count++)
+        used += (size_t)snprintf(methods + used, sizeof methods - used, "%s{\"method\": \"%s\"%s}",
+                                 count ? ", " : "", name,
+                                 strcmp(name, "freeze") == 0 ? ", \"ratio\": 0.5" : "");
+    snprintf(plan_text, sizeof plan_text,
+             "{\"schema\": 1, \"name\": \"all\", \"data\": "
+             "\"synthetic:classes=4,train=12,test=5\",\n"
+             "\"bases\": [{\"name\": \"b\", \"pretrain\": {\"arch\": \"resnet18\", \"width\": 4, "
+             "\"epochs\": 1}}],\n\"exemplars\": 4, \"probes\": 2,\n"
+             "\"protocols\": [{\"name\": \"P2\", \"base\": 2, \"classes\": 1, \"steps\": 2}],\n"
+             "\"methods\": [%s]}\n",
+             methods);
+    assert_ok(delta_file_write(path, delta_bytes(plan_text, strlen(plan_text)), 0644, &err));
+    harness_run(&run, "frostline-learn", "experiment", path, "--out", out, "--cache", cache(),
+                NULL);
+    if (run.status)
+        fail_msg("status %d: %s", run.status, run.err);
+    assert_ok(exp_lines_read(&lines, out, &err));
+    assert_int_equal(json_array_size(lines.runs), count);
+    exp_lines_release(&lines);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +418,7 @@ int main(void)
         cmocka_unit_test(two_writers_are_one_too_many),
         cmocka_unit_test(damage_within_the_file_is_told),
         cmocka_unit_test(failing_run_is_told),
+        cmocka_unit_test(every_method_runs_from_a_plan),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

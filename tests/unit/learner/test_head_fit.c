@@ -33,7 +33,7 @@ static void fill(struct pool *pool, uint64_t seed)
                 (float)(learner_rng_normal(&rng) + 2 * (pool->labels[i] == c));
     }
     pool->data = (struct learner_head_data){
-        COUNT, D, OLD, NEW, pool->features, pool->old_logits, pool->labels, 0};
+        COUNT, D, OLD, NEW, pool->features, pool->old_logits, pool->labels, 0, false};
 }
 
 /* The objective from its definition, by the engine's own cross-entropy over all logits. */
@@ -114,7 +114,8 @@ static void head_fit_ignores_how_many_samples_a_class_has(void **state)
             memcpy(old_logits + count * OLD, pool.old_logits + i * OLD, OLD * sizeof *old_logits);
             labels[count] = pool.labels[i];
         }
-    const struct learner_head_data tripled = {count, D, OLD, NEW, features, old_logits, labels, 0};
+    const struct learner_head_data tripled = {count,      D,      OLD, NEW,  features,
+                                              old_logits, labels, 0,   false};
     assert_ok(learner_head_fit(one, one_bias, &pool.data, 1e-3, 500, NULL, &err));
     assert_ok(learner_head_fit(many, many_bias, &tripled, 1e-3, 500, NULL, &err));
     for (int k = 0; k < NEW; k++)

@@ -4,6 +4,7 @@
 
 #include "fixture.h"
 #include "learner/loss.h"
+#include "net_device.h"
 
 #define N 3
 #define CLASSES 5
@@ -174,6 +175,50 @@ static void kd_of_the_teacher_itself_is_entropy_without_slope(void **state)
         assert_float_equal(grad[k], 0, 1e-7);
 }
 
+/* A loss with blocks is that of each block's outputs cut out, added up; an output in no block has
+ * the cross-entropy's slope alone. */
+static void blocks_have_a_softmax_each(void **state)
+{
+    static const struct learner_outputs blocks[] = {{1, OLD - 1}, {0, 1}};
+    const int32_t labels[N] = {2, 4, 0};
+    const struct learner_loss loss = {.labels = labels,
+                                      .offset = offset,
+                                      .scale = 0.7,
+                                      .teacher = teacher,
+                                      .old = OLD,
+                                      .temperature = 2.5,
+                                      .kd_scale = 3,
+                                      .blocks = blocks,
+                                      .block_count = 1};
+    float grad[N * CLASSES], wanted[N * CLASSES], part[N * CLASSES], cut[N * OLD];
+    float slope[N * OLD] = {0};
+    struct learner_loss_sum sum, both;
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        memcpy(cut + i * (OLD - 1), teacher + i * OLD + 1, (OLD - 1) * sizeof *cut);
+        memcpy(part + i * (OLD - 1), logits + i * CLASSES + 1, (OLD - 1) * sizeof *part);
+    }
+    const double kd = learner_loss_kd(part, cut, N, OLD - 1, OLD - 1, 2.5, 3, slope);
+    const double ce = learner_loss_ce(logits, labels, offset, N, CLASSES, 0.7, wanted);
+    for (int i = 0; i < N; i++)
+        for (int k = 1; k < OLD; k++)
+            wanted[i * CLASSES + k] += slope[i * (OLD - 1) + k - 1];
+    learner_loss_here(&loss, logits, N, CLASSES, grad, &sum);
+    assert_float_equal(sum.loss, ce, 1e-12);
+    assert_float_equal(sum.kd, kd, 1e-12);
+    assert_true(fixture_distance(grad, wanted, N * CLASSES) < 1e-6);
+    /* one output alone is always certain: nothing to learn */
+    struct learner_loss two = loss;
+    two.block_count = 2;
+    learner_loss_here(&two, logits, N, CLASSES, part, &both);
+    assert_float_equal(both.kd, kd, 1e-12);
+    assert_true(fixture_distance(part, grad, N * CLASSES) < 1e-6);
+    two.blocks = NULL; /* all in one */
+    learner_loss_here(&two, logits, N, CLASSES, part, &both);
+    assert_true(fabs(both.kd - kd) > 1e-3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -185,6 +230,7 @@ int main(void)
         cmocka_unit_test(gradients_agree_with_finite_differences),
         cmocka_unit_test(kd_adds_and_touches_old_classes_only),
         cmocka_unit_test(kd_of_the_teacher_itself_is_entropy_without_slope),
+        cmocka_unit_test(blocks_have_a_softmax_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -240,6 +240,7 @@ static void cached_prefix_gives_the_same(void **state)
 static void losses_are_the_oracles(void **state)
 {
     static const int32_t others[BATCH] = {1, 3, 0, 2, 6}, some[BATCH] = {0, -1, 6, 3, -1};
+    static const struct learner_outputs blocks[] = {{2, 2}, {0, 1}}; /* output 1 is in none */
     float offset[CLASSES], teacher[BATCH * 4];
     const struct learner_loss rows[] = {
         {.labels = labels, .scale = 1},
@@ -266,6 +267,15 @@ static void losses_are_the_oracles(void **state)
          .old = 4,
          .temperature = 1,
          .kd_scale = 0.25},
+        {.labels = some,
+         .offset = offset,
+         .scale = 0.5,
+         .teacher = teacher,
+         .old = 4,
+         .temperature = 2,
+         .kd_scale = 2,
+         .blocks = blocks,
+         .block_count = 2},
     };
     struct delta_model model = DELTA_MODEL_INIT;
     struct delta_error err = DELTA_ERROR_INIT;
@@ -443,8 +453,10 @@ static void tune(struct delta_model *model, const struct delta_model *base,
     assert_ok(delta_model_copy(model, base, &err));
     assert_ok(delta_model_grow_head(model, fresh->classes, fresh->class_count, &err));
     options.batch = 8;
-    const struct learner_tune_phase phases[] = {{"new", 1, false, false, model},
-                                                {"tune", 2, true, true, model}};
+    const struct learner_tune_phase phases[] = {
+        {.stage = "new", .epochs = 1, .plan = model},
+        {.stage = "tune", .epochs = 2, .replay = true, .distil = true, .plan = model},
+    };
     struct learner_task task = {.model = model,
                                 .base = base,
                                 .fresh = fresh,
@@ -488,6 +500,88 @@ static void increments_are_the_oracles(void **state)
     learner_samples_release(&all);
     learner_samples_release(&fresh);
     learner_samples_release(&replay);
+}
+
+/* What a method makes of a base on a device. */
+static void learn(struct delta_model *out, const struct delta_model *base,
+                  const struct learner_samples *fresh, const struct learner_exemplars *exemplars,
+                  const char *method, const char *device)
+{
+    struct learner_increment_options options = learner_increment_defaults(method);
+    const struct learner_budget budget = {.device = device, .seed = 9, .threads = 1};
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    options.blocks = "2,1"; /* e2e: two softmaxes of the teacher, then three */
+    options.epochs_new = options.epochs_new ? 1 : 0;
+    options.epochs_tune = options.epochs_tune ? 2 : 0;
+    options.epochs_balance = options.epochs_balance ? 1 : 0;
+    options.ema = options.ema > 0 || strcmp(method, "replay-kd") == 0 ? 0.7 : 0;
+    options.batch = 8;
+    options.lr = 0.01;
+    options.max_old_drop = 1;
+    options.min_new_recall = 0;
+    assert_ok(learner_increment(out, base, fresh, exemplars, &options, &budget, NULL, &err));
+}
+
+/* Every method with all its ways to learn: moving averages, distillation by blocks, frozen filters,
+ * cached prefixes with mirrored views. No method of the list is left out. */
+static void methods_are_the_oracles(void **state)
+{
+    struct learner_samples all = LEARNER_SAMPLES_INIT, fresh = LEARNER_SAMPLES_INIT;
+    struct learner_exemplars exemplars = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    const struct fixture_row row = {"resnet18", "cifar", 3, 32};
+    struct delta_model base = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    char names[200], *rest = names;
+    size_t count = 0;
+
+    (void)state;
+    assert_ok(learner_samples_open(&all, "synthetic:classes=4,train=6", LEARNER_SPLIT_TRAIN, &err));
+    assert_ok(learner_samples_select(&exemplars.replay, &all, all.classes, 3, 0, &err));
+    assert_ok(learner_samples_select(&fresh, &all, all.classes + 3, 1, 0, &err));
+    fixture_network(&base, &row, 3, 5);
+    for (size_t k = 0; k < 3; k++)
+        base.classes[k] = all.classes[k];
+    freeze(&base, 0.66);
+    snprintf(names, sizeof names, "%s", learner_method_names());
+    for (char *name; (name = strtok_r(rest, "|", &rest)) != NULL; count++) {
+        struct delta_model a = DELTA_MODEL_INIT, b = DELTA_MODEL_INIT;
+        learn(&a, &base, &fresh, &exemplars, name, "ref");
+        learn(&b, &base, &fresh, &exemplars, name, "cuda");
+        if (strcmp(name, "do-nothing") != 0)
+            same_models(&b, &a, &base, name);
+        delta_model_release(&a);
+        delta_model_release(&b);
+    }
+    assert_true(count >= 12);
+    delta_model_release(&base);
+    learner_samples_release(&all);
+    learner_samples_release(&fresh);
+    learner_samples_release(&exemplars.replay);
+}
+
+static void measured_importance_is_the_oracles(void **state)
+{
+    const char *devices[2] = {"ref", "cuda"};
+    struct learner_importance_check checks[2];
+    struct learner_samples data = LEARNER_SAMPLES_INIT;
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    assert_ok(
+        learner_samples_open(&data, "synthetic:classes=3,train=5", LEARNER_SPLIT_TRAIN, &err));
+    fixture_model(&model, 2, data.height, 3, 3);
+    for (size_t k = 0; k < 3; k++)
+        model.classes[k] = data.classes[k];
+    for (int d = 0; d < 2; d++) {
+        const struct learner_budget budget = {.device = devices[d], .threads = 1, .seed = 4};
+        assert_ok(learner_importance_measure(&checks[d], &model, &data, 12, &budget, &err));
+    }
+    assert_float_equal(checks[0].rank_correlation, checks[1].rank_correlation,
+                       TOLERANCE > 0 ? 0.1 : 0);
+    delta_model_release(&model);
+    learner_samples_release(&data);
 }
 
 static void plan_and_test_are_the_oracles(void **state)
@@ -739,6 +833,8 @@ int main(void)
         cmocka_unit_test(cached_prefix_gives_the_same),
         cmocka_unit_test(training_runs_are_the_oracles),
         cmocka_unit_test(increments_are_the_oracles),
+        cmocka_unit_test(methods_are_the_oracles),
+        cmocka_unit_test(measured_importance_is_the_oracles),
         cmocka_unit_test(plan_and_test_are_the_oracles),
         cmocka_unit_test(embeddings_are_the_oracles),
         cmocka_unit_test(what_is_not_finite_is_blamed),

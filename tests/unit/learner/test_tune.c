@@ -66,8 +66,12 @@ static void tune(struct delta_model *model, const struct world *world, bool slow
     assert_ok(delta_model_copy(&other, model, &err));
     options.batch = 16;
     const struct learner_tune_phase phases[] = {
-        {"new", 2, false, false, model},
-        {"tune", 3, true, true, slow ? &other : model},
+        {.stage = "new", .epochs = 2, .plan = model},
+        {.stage = "tune",
+         .epochs = 3,
+         .replay = true,
+         .distil = true,
+         .plan = slow ? &other : model},
     };
     struct learner_task task = {.model = model,
                                 .base = &world->base,

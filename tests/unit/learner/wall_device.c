@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "device.h"
-#include "learner/loss.h"
+#include "net_device.h"
 #include "wall.h"
 
 struct walled {
@@ -149,23 +149,7 @@ static void loss(struct learner_device *device, const struct learner_loss *loss,
                  struct learner_loss_sum *out)
 {
     wall_open(&of(device)->wall);
-    *out = (struct learner_loss_sum){0};
-    if (loss->soft)
-        out->loss = learner_loss_soft(logits, loss->labels, loss->others, loss->share,
-                                      loss->smoothing, n, classes, loss->scale, grad);
-    else
-        out->loss =
-            learner_loss_ce(logits, loss->labels, loss->offset, n, classes, loss->scale, grad);
-    if (loss->teacher)
-        out->kd = learner_loss_kd(logits, loss->teacher, n, classes, loss->old, loss->temperature,
-                                  loss->kd_scale, grad);
-    for (size_t i = 0; i < n; i++) {
-        size_t best = 0;
-        for (size_t k = 1; k < classes; k++)
-            if (logits[i * classes + k] > logits[i * classes + best])
-                best = k;
-        out->correct += loss->labels[i] >= 0 && best == (size_t)loss->labels[i];
-    }
+    learner_loss_here(loss, logits, n, classes, grad, out);
     wall_close(&of(device)->wall);
 }
 

@@ -1,0 +1,110 @@
+#include "head_rows.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "head_fit.h"
+
+#define L2 1e-4
+#define MAX_ITERATIONS 300
+
+void learner_pool_release(struct learner_pool *pool)
+{
+    learner_embedding_release(&pool->embedding);
+    free(pool->labels);
+    pool->labels = NULL;
+}
+
+enum delta_status learner_pool_embed(struct learner_pool *out, const struct learner_task *task,
+                                     size_t views, struct delta_error *err)
+{
+    struct learner_samples all = LEARNER_SAMPLES_INIT;
+    struct learner_pool made = {.labels = NULL};
+    int32_t *labels = NULL;
+    enum delta_status st = learner_samples_append(&all, task->fresh, err);
+
+    if (!st && task->replay->count)
+        st = learner_samples_append(&all, task->replay, err);
+    if (!st)
+        st = learner_embed_views(&made.embedding, task->base, &all, views, task->budget, "features",
+                                 err);
+    made.images = all.count;
+    if (!st) {
+        labels = learner_samples_outputs(&all, task->model);
+        made.labels = delta_calloc(views * all.count + 1, sizeof *made.labels);
+        if (!labels || !made.labels)
+            st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    }
+    for (size_t i = 0; !st && i < views * all.count; i++)
+        made.labels[i] = labels[i % all.count];
+    free(labels);
+    learner_samples_release(&all);
+    if (st)
+        learner_pool_release(&made);
+    else
+        *out = made;
+    return st;
+}
+
+enum delta_status learner_rows_imprint(struct learner_task *task,
+                                       const struct learner_embedding *features,
+                                       const int32_t *labels, struct delta_error *err)
+{
+    const size_t old = task->base->class_count, d = features->d;
+    double length = 0, level = 0;
+    struct delta_tensor *weight, *bias;
+    const enum delta_status st = delta_model_head(task->model, &weight, &bias, err);
+
+    if (st)
+        return st;
+    for (size_t c = 0; c < old; c++) {
+        double square = 0;
+        for (size_t j = 0; j < d; j++)
+            square += (double)weight->data[c * d + j] * weight->data[c * d + j];
+        length += sqrt(square) / (double)old;
+        level += bias->data[c] / (double)old;
+    }
+    for (size_t k = old; k < task->model->class_count; k++) {
+        float *row = weight->data + k * d;
+        double square = 0;
+        memset(row, 0, d * sizeof *row);
+        for (size_t i = 0; i < features->count; i++)
+            if (labels[i] == (int32_t)k)
+                for (size_t j = 0; j < d; j++)
+                    row[j] += features->features[i * d + j];
+        for (size_t j = 0; j < d; j++)
+            square += (double)row[j] * row[j];
+        const double scale = square > 0 ? length / sqrt(square) : 0;
+        for (size_t j = 0; j < d; j++)
+            row[j] = (float)(row[j] * scale);
+        bias->data[k] = (float)level;
+    }
+    return DELTA_OK;
+}
+
+enum delta_status learner_rows_fit(struct learner_task *task,
+                                   const struct learner_embedding *features, const int32_t *labels,
+                                   bool all, double anchor, int64_t until_ms,
+                                   struct delta_error *err)
+{
+    const size_t fixed = all ? 0 : task->base->class_count;
+    const struct learner_head_data data = {.count = features->count,
+                                           .d = features->d,
+                                           .old_classes = fixed,
+                                           .new_classes = task->model->class_count - fixed,
+                                           .features = features->features,
+                                           .old_logits = features->logits,
+                                           .labels = labels,
+                                           .deadline_ms = until_ms,
+                                           .anchored = all};
+    struct learner_lbfgs_report report = {0};
+    struct delta_tensor *weight, *bias;
+    enum delta_status st = delta_model_head(task->model, &weight, &bias, err);
+
+    if (!st)
+        st = learner_head_fit(weight->data + fixed * data.d, bias->data + fixed, &data,
+                              all ? anchor : L2, MAX_ITERATIONS, &report, err);
+    task->cut_short |= report.cut_short;
+    return st;
+}

@@ -1,0 +1,59 @@
+/* The images of a gradient training, and what was computed of them once: teacher logits and what
+ * layers make of an image below the lowest one that learns. Every image has one or two views, the
+ * second mirrored; view i is image i % count. Private. */
+#ifndef LEARNER_TUNE_DATA_H
+#define LEARNER_TUNE_DATA_H
+
+#include "cache.h"
+#include "embed.h"
+#include "method.h"
+
+struct learner_tune_data {
+    struct learner_samples pool;             /* new samples first, then exemplars */
+    size_t views;                            /* 1 or 2 */
+    int32_t *labels;                         /* [pool.count]; -1: a class that the model lacks */
+    const struct learner_embedding *teacher; /* [views * pool.count]; NULL: none */
+    struct learner_embedding own;            /* what teacher points to when it was made here */
+    struct learner_cache *cache; /* of the frozen prefix; NULL: there is none, or no use for it */
+    float *records;              /* [micro, prefix] on their way into the cache */
+};
+
+/*   replay   exemplars too
+ *   fails    NO_MEMORY */
+DELTA_MUST_USE enum delta_status learner_tune_data_init(struct learner_tune_data *data,
+                                                        const struct learner_task *task,
+                                                        bool replay, size_t views,
+                                                        struct delta_error *err);
+void learner_tune_data_release(struct learner_tune_data *data);
+
+/* Keeps records of the net's frozen prefix, where it has one, for passes of `micro` images. A lack
+ * of room is no failure: the prefix is then computed each time. */
+DELTA_MUST_USE enum delta_status
+learner_tune_data_cache(struct learner_tune_data *data, const struct learner_net *net, size_t micro,
+                        const struct learner_budget *budget, struct delta_error *err);
+
+/* Teacher logits of all views by `teacher`. */
+DELTA_MUST_USE enum delta_status learner_tune_data_teach(struct learner_tune_data *data,
+                                                         const struct delta_model *teacher,
+                                                         const struct learner_budget *budget,
+                                                         struct delta_error *err);
+
+/* A forward pass over n views, with activations kept: from the cache when it has all of them. */
+DELTA_MUST_USE enum delta_status learner_tune_data_forward(struct learner_tune_data *data,
+                                                           struct learner_net *net,
+                                                           const struct delta_arch *arch,
+                                                           const uint32_t *index, size_t n,
+                                                           struct delta_error *err);
+
+/* Features and logits of all views with the net as it is now, through the cache.
+ *   fails    INTERRUPTED, NONFINITE, NO_MEMORY */
+DELTA_MUST_USE enum delta_status
+learner_tune_data_embed(struct learner_embedding *out, struct learner_tune_data *data,
+                        struct learner_net *net, const struct delta_arch *arch,
+                        const struct learner_budget *budget, struct delta_error *err);
+
+/* Bytes of the cache for so many views. */
+size_t learner_tune_data_cache_bytes(const struct learner_budget *budget, size_t views,
+                                     size_t floats);
+
+#endif
