@@ -18,12 +18,17 @@ static const struct delta_verb_help help = {
     .summary =
         "Teaches a model the classes of a folder: one folder of PNG or JPEG files per class.",
     .details =
-        "Methods: frostline fits only the new classifier rows on cached features, in seconds; "
+        "Methods: frostline fits the new classifier rows on cached features (stage A, seconds), "
+        "then "
+        "lets a part of the last stage learn (B) and refits all rows (C); --stages stops it "
+        "earlier. "
         "freeze is the published method (new samples, then replay and distillation, with the "
-        "model's freeze plan); finetune and do-nothing are baselines.\n\n"
+        "model's freeze plan or --ratio). e2e and packnet are its rivals; finetune, replay, "
+        "replay-kd, head-only, layer4-only, ncm and do-nothing are controls; joint is the bound, "
+        "with all old training images as exemplars. learner/METHODS.md tells all of them.\n\n"
         "A guard tests the result on the probe images of the exemplar file and on samples held "
         "out; what fails is rejected with exit status 1, and nothing is "
-        "written.\n\n" LEARNER_BUDGET_HELP
+        "written. A stage that fails falls back to the one before.\n\n" LEARNER_BUDGET_HELP
         "When the time is up, learning ends with what it has, which the guard judges as always.\n\n"
         "With --classes, --new is a data source. " LEARNER_DATA_HELP,
 };

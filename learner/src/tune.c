@@ -275,8 +275,7 @@ static enum delta_status average_begin(struct tuner *tuner, struct delta_error *
         tuner->average = learner_net_block(net, net->value_count);
     if (!tuner->average)
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
-    learner_device_copy(net->device, tuner->average, net->values,
-                        net->value_count * sizeof(float));
+    learner_device_copy(net->device, tuner->average, net->values, net->value_count * sizeof(float));
     return DELTA_OK;
 }
 

@@ -130,8 +130,8 @@ static void cli_learns_from_class_folders(void **state)
     assert_non_null(bad);
     fclose(bad);
     harness_run(&run, "frostline-learn", "learn", "--model", plan, "--new", images, "--exemplars",
-                exemplars, "--max-old-drop", "1", "--min-new-recall", "0", "--out", out, "--delta",
-                fld, "--exemplars-out", more, "--json", NULL);
+                exemplars, "--stages", "A", "--max-old-drop", "1", "--min-new-recall", "0", "--out",
+                out, "--delta", fld, "--exemplars-out", more, "--json", NULL);
     if (run.status)
         fail_msg("learn: %s", run.err);
     assert_non_null(strstr(run.err, "'zz.png': image is empty"));
@@ -145,6 +145,17 @@ static void cli_learns_from_class_folders(void **state)
     assert_int_equal(stat(fld, &info), 0);
     assert_int_equal(json_integer_value(json_object_get(json, "delta_bytes")), info.st_size);
     assert_true(info.st_size < 4000); /* two rows of 33 numbers and a header */
+    json_decref(json);
+    harness_run(&run, "frostline-learn", "learn", "--model", plan, "--new", images, "--exemplars",
+                exemplars, "--epochs-tune", "1", "--max-old-drop", "1", "--min-new-recall", "0",
+                "--out", harness_path(&scratch, "stages.flm"), "--json", NULL);
+    json = parse_output();
+    json_t *stages = json_object_get(json, "stages");
+    assert_int_equal(json_array_size(stages), 3);
+    for (size_t i = 0; i < 3; i++) /* a guard that lets everything pass takes the last */
+        assert_true(json_is_true(json_object_get(json_array_get(stages, i), "accepted")) ==
+                    (i == 2));
+    assert_true(json_integer_value(json_object_get(json, "live_changed")) > 0);
     json_decref(json);
     harness_run(&run, "frostline-learn", "eval", "--model", out, "--data", DATA, "--json", NULL);
     json = parse_output();
