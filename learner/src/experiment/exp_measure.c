@@ -119,8 +119,9 @@ enum delta_status exp_test_by_task(json_t *json, const struct exp_subject *subje
         struct learner_scores scores = {0};
         st = learner_packnet_view(&view, subject->model, known, fresh != 0, err);
         if (!st)
-            st = learner_samples_select(&images, &subject->plan->test, view.classes,
-                                        view.class_count, 0, err);
+            st = learner_samples_select(&images, &subject->plan->test,
+                                        view.classes + (fresh ? known : 0),
+                                        fresh ? view.class_count - known : known, 0, err);
         if (!st)
             st = learner_evaluate(&scores, &view, &images, budget, err);
         if (!st)
