@@ -18,12 +18,17 @@ static const struct delta_verb_help help = {
     .summary =
         "Teaches a model the classes of a folder: one folder of PNG or JPEG files per class.",
     .details =
-        "Methods: frostline fits only the new classifier rows on cached features, in seconds; "
+        "Methods: frostline fits the new classifier rows on cached features (stage A, seconds), "
+        "then "
+        "lets a part of the last stage learn (B) and refits all rows (C); --stages stops it "
+        "earlier. "
         "freeze is the published method (new samples, then replay and distillation, with the "
-        "model's freeze plan); finetune and do-nothing are baselines.\n\n"
+        "model's freeze plan or --ratio). e2e and packnet are its rivals; finetune, replay, "
+        "replay-kd, head-only, layer4-only, ncm and do-nothing are controls; joint is the bound, "
+        "with all old training images as exemplars. learner/METHODS.md tells all of them.\n\n"
         "A guard tests the result on the probe images of the exemplar file and on samples held "
         "out; what fails is rejected with exit status 1, and nothing is "
-        "written.\n\n" LEARNER_BUDGET_HELP
+        "written. A stage that fails falls back to the one before.\n\n" LEARNER_BUDGET_HELP
         "When the time is up, learning ends with what it has, which the guard judges as always.\n\n"
         "With --classes, --new is a data source. " LEARNER_DATA_HELP,
 };
@@ -32,10 +37,10 @@ struct learn {
     struct learner_common common;
     const char *model_path, *fresh_path, *classes, *exemplar_path, *method;
     const char *out, *delta_path, *exemplars_out, *labels, *order;
-    const char *stages, *live, *mask, *schedule, *start, *blocks, *balanced, *mirror;
+    const char *encoding, *stages, *live, *mask, *schedule, *start, *blocks, *balanced, *mirror;
     int64_t epochs_new, epochs_tune, epochs_balance, batch, min_images, per_class, keep, probes;
     double ratio, lr, weight_decay, temperature, kd_weight, adjust, ema, anchor;
-    double max_old_drop, min_new_recall;
+    double max_old_drop, min_new_recall, step;
 
     struct delta_model base, learned;
     struct learner_samples fresh;
@@ -157,7 +162,8 @@ static struct learner_increment_options options_of(const struct learn *l)
     return options;
 }
 
-static enum delta_status write_delta(const struct learn *l, size_t *bytes, struct delta_error *err)
+/* A lossy delta leads to the rounded model, which then is what was learned. */
+static enum delta_status write_delta(struct learn *l, size_t *bytes, struct delta_error *err)
 {
     struct delta_provenance told = {.software = "frostline " FROSTLINE_VERSION,
                                     .new_samples = (uint32_t)l->report.new_images,
@@ -167,7 +173,12 @@ static enum delta_status write_delta(const struct learn *l, size_t *bytes, struc
                                     .old_after = l->report.old_after,
                                     .tested_new = (uint32_t)l->report.held_out_new,
                                     .new_recall = l->report.new_recall};
-    const struct delta_options options = {.provenance = &told};
+    const bool lossy = l->encoding && strcmp(l->encoding, "int8") == 0;
+    struct delta_model rounded = DELTA_MODEL_INIT;
+    const struct delta_options options = {.provenance = &told,
+                                          .encoding = lossy ? DELTA_CHOICE_INT8 : DELTA_CHOICE_AUTO,
+                                          .step = l->step,
+                                          .rounded = lossy ? &rounded : NULL};
     struct delta_buf file = {0};
     enum delta_status st;
 
@@ -175,6 +186,10 @@ static enum delta_status write_delta(const struct learn *l, size_t *bytes, struc
     st = delta_diff(&l->base, &l->learned, &options, &file, err);
     if (!st)
         st = delta_file_write(l->delta_path, delta_buf_bytes(&file), 0644, err);
+    if (!st && lossy) {
+        delta_model_release(&l->learned);
+        l->learned = rounded;
+    }
     *bytes = file.len;
     delta_buf_release(&file);
     return st;
@@ -271,9 +286,10 @@ static enum delta_status run(struct learn *l, struct delta_error *err)
         print_report(l, false, 0);
     if (st)
         return st;
-    st = delta_model_save(&l->learned, l->out, err);
-    if (!st && l->delta_path)
+    if (l->delta_path)
         st = write_delta(l, &delta_bytes, err);
+    if (!st)
+        st = delta_model_save(&l->learned, l->out, err);
     if (!st && l->exemplars_out) {
         st = learner_exemplars_add(&l->exemplars, &l->learned, &l->fresh, (size_t)l->keep,
                                    (size_t)l->probes, (uint64_t)l->common.seed, err);
@@ -360,6 +376,11 @@ static int parse(struct learn *l, int argc, char **argv)
          .required = true},
         {"delta", DELTA_OPT_TEXT, &l->delta_path, .arg = "FILE",
          .help = "also write the difference from the base"},
+        {"encoding", DELTA_OPT_CHOICE, &l->encoding, .choices = "auto|int8",
+         .help = "of the delta; int8: moves rounded to a grid, after the guard, and --out is the "
+                 "rounded model"},
+        {"step", DELTA_OPT_REAL, &l->step, .arg = "X", .help = "int8: grid, in mean moves; 0: 0.5",
+         .low = 0, .high = 100},
         {"exemplars-out", DELTA_OPT_TEXT, &l->exemplars_out, .arg = "FILE",
          .help = "also write the exemplars with the new classes"},
         {"keep", DELTA_OPT_INT, &l->keep, .arg = "N",

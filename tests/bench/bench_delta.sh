@@ -15,8 +15,8 @@ cd "$work"
 if [ ! -e w16-freeze.flm ]; then
     $learn plan --model "$shared/models/resnet18-w16-c90.safetensors" $data $order --ratio 0.9 --per-class 20 --out w16-base.flm
     $learn exemplars --model w16-base.flm $data --per-class 20 --probes 5 --out w16.flx
-    $learn learn --model w16-base.flm $new --classes 51 --per-class 100 --exemplars w16.flx --out w16-frostline.flm
-    $learn learn --model w16-base.flm $new --classes mushroom --per-class 100 --exemplars w16.flx --out w16-one-class.flm
+    $learn learn --model w16-base.flm $new --classes 51 --per-class 100 --exemplars w16.flx --stages A --out w16-frostline.flm
+    $learn learn --model w16-base.flm $new --classes mushroom --per-class 100 --exemplars w16.flx --stages A --out w16-one-class.flm
     $learn learn --model w16-base.flm $new --classes 51 --per-class 100 --exemplars w16.flx --method freeze --out w16-freeze.flm
 fi
 # shellcheck disable=SC2086
@@ -29,13 +29,13 @@ if [ ! -e w64-freeze.flm ]; then
 fi
 # shellcheck disable=SC2086
 [ -e w64-one-class.flm ] ||
-    $learn learn --model w64-base.flm $new --classes mushroom --per-class 50 --exemplars w64.flx --out w64-one-class.flm
+    $learn learn --model w64-base.flm $new --classes mushroom --per-class 50 --exemplars w64.flx --stages A --out w64-one-class.flm
 # shellcheck disable=SC2086
 if [ ! -e mobile-freeze.flm ]; then
     $learn pretrain $data $order --arch mobilenet_v2 --classes 90 --per-class 20 --epochs 1 --out mobile-raw.flm
     $learn plan --model mobile-raw.flm $data --ratio 0.9 --per-class 3 --out mobile-base.flm
     $learn exemplars --model mobile-base.flm $data --per-class 5 --probes 1 --pool 10 --out mobile.flx
-    $learn learn --model mobile-base.flm $new --classes mushroom --per-class 50 --exemplars mobile.flx --out mobile-one-class.flm
+    $learn learn --model mobile-base.flm $new --classes mushroom --per-class 50 --exemplars mobile.flx --stages A --out mobile-one-class.flm
     $learn learn --model mobile-base.flm $new --classes 51 --per-class 50 --exemplars mobile.flx --method freeze \
         --epochs-new 1 --epochs-tune 2 --out mobile-freeze.flm
 fi

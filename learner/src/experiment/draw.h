@@ -43,6 +43,10 @@ void draw_text(struct draw *draw, struct draw_point at, const char *text, double
                enum draw_anchor anchor, double degrees, bool bold, unsigned colour);
 double draw_text_width(const char *text, double size);
 
+/* The pixels as a PNG file; out is initialised here.  fails: NO_MEMORY, INTERNAL */
+DELTA_MUST_USE enum delta_status draw_encode_png(const struct draw *draw, struct delta_buf *out,
+                                                 struct delta_error *err);
+
 /* Writes <stem>.svg and <stem>.png.
  *   fails    what drawing failed with; IO, NO_SPACE */
 DELTA_MUST_USE enum delta_status draw_save(struct draw *draw, const char *stem,

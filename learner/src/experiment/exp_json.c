@@ -110,7 +110,7 @@ size_t exp_line_of(const char *text, const struct exp_place *place)
 enum delta_status exp_refuse(struct delta_error *err, const struct exp_source *source,
                              const struct exp_place *place, const char *fmt, ...)
 {
-    char path[PATH_MAX_LEN] = "", text[360];
+    char path[PATH_MAX_LEN] = "", text[460];
     const size_t line = source->text ? exp_line_of(source->text, place) : 0;
     va_list args;
 
@@ -258,7 +258,7 @@ enum delta_status exp_read(void *out, const struct exp_field *fields, const stru
     {
         const struct exp_place here = {place, key, 0};
         const struct exp_field *field = find_field(fields, key);
-        char known[300] = "";
+        char known[400] = "";
         if (!field)
             field = find_field(more, key);
         if (!field) {

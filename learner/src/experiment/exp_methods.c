@@ -13,17 +13,37 @@
         sizeof((struct learner_increment_options *)0)->member
 
 const struct exp_knob exp_knobs[] = {
-    {"ratio", EXP_REALS, OPT(ratio), 0, 1, "share frozen in each layer"},
-    {"epochs_new", EXP_INTS, OPT(epochs_new), 0, 10000, "epochs on new samples only"},
-    {"epochs_tune", EXP_INTS, OPT(epochs_tune), 0, 10000, "epochs with replay"},
-    {"batch", EXP_INTS, OPT(batch), 1, 1024, "images a step"},
-    {"lr", EXP_REALS, OPT(lr), 0, 10, "step size"},
-    {"momentum", EXP_REALS, OPT(momentum), 0, 1, "momentum"},
-    {"weight_decay", EXP_REALS, OPT(weight_decay), 0, 1, "weight decay"},
-    {"temperature", EXP_REALS, OPT(temperature), 0.01, 100, "of distillation"},
-    {"kd_weight", EXP_REALS, OPT(kd_weight), 0, 1000, "weight of distillation"},
-    {"max_old_drop", EXP_REALS, OPT(max_old_drop), 0, 1, "guard: loss on old classes, 0..1"},
-    {"min_new_recall", EXP_REALS, OPT(min_new_recall), 0, 1, "guard: recall of new ones, 0..1"},
+    {"stages", EXP_TEXTS, OPT(stages), 0, 0, "frostline: A, AB, ABC or AC", "A|AB|ABC|AC"},
+    {"mask", EXP_TEXTS, OPT(mask), 0, 0, "freeze: importance, magnitude or random",
+     "importance|magnitude|random"},
+    {"ratio", EXP_REALS, OPT(ratio), 0, 1, "share frozen in each layer; packnet: pruned", NULL},
+    {"epochs_new", EXP_INTS, OPT(epochs_new), 0, 10000, "epochs on new samples only", NULL},
+    {"epochs_tune", EXP_INTS, OPT(epochs_tune), 0, 10000, "epochs with replay; joint: all", NULL},
+    {"epochs_balance", EXP_INTS, OPT(epochs_balance), 0, 10000,
+     "e2e: of the balanced phase; packnet: after pruning", NULL},
+    {"batch", EXP_INTS, OPT(batch), 1, 1024, "images a step", NULL},
+    {"lr", EXP_REALS, OPT(lr), 0, 10, "step size", NULL},
+    {"schedule", EXP_TEXTS, OPT(schedule), 0, 0, "constant, cosine or steps",
+     "constant|cosine|steps"},
+    {"momentum", EXP_REALS, OPT(momentum), 0, 1, "momentum", NULL},
+    {"weight_decay", EXP_REALS, OPT(weight_decay), 0, 1, "weight decay", NULL},
+    {"temperature", EXP_REALS, OPT(temperature), 0.01, 100, "of distillation", NULL},
+    {"kd_weight", EXP_REALS, OPT(kd_weight), 0, 1000, "weight of distillation; 0: none", NULL},
+    {"adjust", EXP_REALS, OPT(adjust), 0, 10, "logit adjustment; 0: none", NULL},
+    {"ema", EXP_REALS, OPT(ema), 0, 0.999999, "decay of a moving average of the weights", NULL},
+    {"anchor", EXP_REALS, OPT(anchor), 0, 1e6, "frostline C: pull of the rows to their start",
+     NULL},
+    {"balanced", EXP_BOOLS, OPT(balanced), 0, 1, "as many images of a new class as of an old one",
+     NULL},
+    {"mirror", EXP_BOOLS, OPT(mirror), 0, 1, "images also mirrored", NULL},
+    {"live", EXP_TEXTS, OPT(live), 0, 0, "layers that learn, by the beginning of their names",
+     NULL},
+    {"start", EXP_TEXTS, OPT(start), 0, 0, "joint: base or scratch", "base|scratch"},
+    {"blocks", EXP_TEXTS, OPT(blocks), 0, 0, "e2e: old classes of each earlier step", NULL},
+    {"max_old_drop", EXP_REALS, OPT(max_old_drop), 0, 1, "guard: loss on old classes, 0..1", NULL},
+    {"min_new_recall", EXP_REALS, OPT(min_new_recall), 0, 1, "guard: recall of new ones, 0..1",
+     NULL},
+    {"min_images", EXP_INTS, OPT(min_images), 0, 1e6, "guard: different pictures of a class", NULL},
     {.name = NULL}};
 
 /* Reads or writes the member of a knob. */
@@ -72,16 +92,14 @@ struct entry {
 
 void exp_method_names(char *out, size_t size)
 {
-    const struct learner_increment_options none = {.method = "?"};
-    struct delta_error err = DELTA_ERROR_INIT;
-    const char *list;
+    size_t used = 0;
 
-    /* the one place that knows them all tells them in its refusal */
-    if (learner_increment(NULL, NULL, NULL, NULL, &none, NULL, NULL, &err) == DELTA_UNSUPPORTED &&
-        (list = strstr(err.text, "there are ")) != NULL)
-        snprintf(out, size, "%s", list + strlen("there are "));
-    else
-        snprintf(out, size, "?");
+    for (const char *at = learner_method_names(); *at && used + 3 < size; at++) {
+        if (*at == '|')
+            out[used++] = ',';
+        out[used++] = *at == '|' ? ' ' : *at;
+    }
+    out[used] = '\0';
 }
 
 static size_t knob_count(void)
@@ -217,6 +235,29 @@ static enum delta_status read_exemplars(struct entry *entry, const json_t *objec
     return DELTA_OK;
 }
 
+static bool is_one_of(const char *text, const char *choices)
+{
+    const size_t len = strlen(text);
+
+    for (const char *at = choices; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL)
+        if (strncmp(at, text, len) == 0 && (at[len] == '|' || !at[len]))
+            return true;
+    return false;
+}
+
+static enum delta_status check_texts(const struct entry *entry, const struct exp_source *source,
+                                     const struct exp_place *place, struct delta_error *err)
+{
+    for (size_t k = 0; exp_knobs[k].name; k++) {
+        const struct exp_place here = {place, exp_knobs[k].name, 0};
+        for (size_t i = 0; exp_knobs[k].choices && i < entry->texts[k].count; i++)
+            if (!is_one_of(entry->texts[k].values[i], exp_knobs[k].choices))
+                return exp_refuse(err, source, &here, "'%s' is not one of %s",
+                                  entry->texts[k].values[i], exp_knobs[k].choices);
+    }
+    return DELTA_OK;
+}
+
 static enum delta_status read_entry(struct entry *entry, const json_t *object,
                                     const struct exp_source *source, const struct exp_place *place,
                                     struct delta_error *err)
@@ -249,6 +290,8 @@ static enum delta_status read_entry(struct entry *entry, const json_t *object,
     json_object_del(plain, "exemplars");
     if (!st)
         st = exp_read(entry, own, knobs, plain, source, place, err);
+    if (!st)
+        st = check_texts(entry, source, place, err);
     json_decref(plain);
     if (st || learner_method_find(entry->method))
         return st;

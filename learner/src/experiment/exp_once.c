@@ -8,7 +8,7 @@
 
 #include "budget.h"
 #include "delta/clock.h"
-#include "delta/delta.h"
+#include "exp_measure.h"
 #include "exp_results.h"
 #include "sources.h"
 
@@ -99,128 +99,6 @@ static size_t bystander_bytes(const struct once *once)
     return learner_samples_bytes(&once->plan->test) + learner_samples_bytes(&once->future);
 }
 
-/* Bytes of the delta under the learned model's freeze plan, as if the base had come with it: both
- * sides know the plan. A method that gives weights free again is sealed against the base as is. */
-static enum delta_status sealed_bytes(size_t *bytes, const struct delta_model *base,
-                                      const struct delta_model *learned, struct delta_error *err)
-{
-    const struct delta_options options = {.provenance = NULL};
-    struct delta_model planned = DELTA_MODEL_INIT;
-    struct delta_buf file = {0};
-    enum delta_status st = delta_model_copy(&planned, base, err);
-
-    for (size_t i = 0; !st && i < planned.tensor_count; i++) {
-        const struct delta_tensor *theirs = delta_model_find(learned, planned.tensors[i].name);
-        if (theirs && theirs->count == planned.tensors[i].count)
-            st = delta_tensor_set_freeze(&planned.tensors[i], theirs->freeze.mode,
-                                         theirs->freeze.bits, theirs->freeze.count, err);
-    }
-    if (!st)
-        st = delta_diff(&planned, learned, &options, &file, err);
-    if (!st)
-        *bytes = file.len;
-    delta_buf_release(&file);
-    delta_model_release(&planned);
-    return st;
-}
-
-/* Elements that the learned model's plan calls frozen, and those of them that moved. */
-static void count_frozen(size_t *frozen, size_t *moved, const struct delta_model *base,
-                         const struct delta_model *learned)
-{
-    *frozen = *moved = 0;
-    for (size_t i = 0; i < base->tensor_count; i++) {
-        const struct delta_tensor *old = &base->tensors[i];
-        const struct delta_tensor *now = delta_model_find(learned, old->name);
-        for (size_t j = 0; now && j < old->count && j < now->count; j++) {
-            const bool is = delta_tensor_is_frozen(now, j);
-            *frozen += is;
-            *moved += is && memcmp(&old->data[j], &now->data[j], sizeof(float)) != 0;
-        }
-    }
-}
-
-/* ---- testing ---- */
-
-struct accuracy {
-    double all, old, fresh, harmonic, base, added; /* 0..1 */
-};
-
-static double share(size_t correct, size_t images)
-{
-    return images ? (double)correct / (double)images : 0;
-}
-
-/* All classes that a perfect learner would know by now: those that the model lacks are wrong.
- *   order    labels; `known` of them before this step, `seen` after it */
-static enum delta_status test(struct accuracy *out, const struct once *once, size_t known,
-                              size_t seen, const struct learner_budget *budget,
-                              struct delta_error *err)
-{
-    const struct learner_experiment *plan = once->plan;
-    const uint32_t *order = exp_order(plan, once->run->order);
-    struct delta_class_id *ids = delta_calloc(seen + 1, sizeof *ids);
-    struct learner_samples images = LEARNER_SAMPLES_INIT;
-    struct learner_scores scores = {0};
-    size_t correct[4] = {0}, there[4] = {0}; /* old, new, base, added */
-    enum delta_status st = ids ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
-    const size_t skip = once->base_count + once->run->group * once->run->count *
-                                               (size_t)plan->protocols[once->run->protocol].steps;
-
-    for (size_t i = 0; !st && i < seen; i++)
-        ids[i] = plan->test.classes[order[i < once->base_count ? i : skip + i - once->base_count]];
-    if (!st)
-        st = learner_samples_select(&images, &plan->test, ids, seen, 0, err);
-    if (!st)
-        st = learner_evaluate(&scores, &once->model, &images, budget, err);
-    for (size_t i = 0; !st && i < images.count; i++) {
-        const size_t k = (size_t)images.labels[i];
-        there[k < known ? 0 : 1]++;
-        there[k < once->base_count ? 2 : 3]++;
-    }
-    for (size_t k = 0; !st && k < seen; k++) {
-        const long at = delta_model_class_index(&once->model, ids[k].text);
-        const size_t right = at < 0 ? 0 : scores.classes[at].correct;
-        correct[k < known ? 0 : 1] += right;
-        correct[k < once->base_count ? 2 : 3] += right;
-    }
-    if (!st) {
-        *out = (struct accuracy){share(correct[0] + correct[1], images.count),
-                                 share(correct[0], there[0]),
-                                 share(correct[1], there[1]),
-                                 0,
-                                 share(correct[2], there[2]),
-                                 share(correct[3], there[3])};
-        if (out->old + out->fresh > 0)
-            out->harmonic = 2 * out->old * out->fresh / (out->old + out->fresh);
-    }
-    learner_scores_release(&scores);
-    learner_samples_release(&images);
-    free(ids);
-    return st;
-}
-
-static void put_accuracy(json_t *json, const struct accuracy *a)
-{
-    json_object_set_new(json, "all", json_real(100 * a->all));
-    json_object_set_new(json, "old", json_real(100 * a->old));
-    json_object_set_new(json, "new", json_real(100 * a->fresh));
-    json_object_set_new(json, "harmonic", json_real(100 * a->harmonic));
-    json_object_set_new(json, "base_classes", json_real(100 * a->base));
-    json_object_set_new(json, "added_classes", json_real(100 * a->added));
-}
-
-/* ---- one increment ---- */
-
-static size_t encoded_bytes(const struct delta_model *model)
-{
-    struct delta_buf file = {0};
-    const size_t bytes = delta_model_encode(model, &file, NULL) ? 0 : file.len;
-
-    delta_buf_release(&file);
-    return bytes;
-}
-
 /* The device keeps some samples of what it learned, as of the old classes. */
 static enum delta_status keep_samples(struct once *once, const struct learner_samples *fresh,
                                       struct delta_error *err)
@@ -242,6 +120,20 @@ static json_t *stages_json(const struct stages *stages)
     for (size_t i = 0; i < stages->count; i++)
         json_array_append_new(
             list, json_pack("{s:s, s:f}", "name", stages->names[i], "seconds", stages->seconds[i]));
+    return list;
+}
+
+/* What each stage of a staged method cost by itself, and what the guard thought of it. */
+static json_t *method_stages_json(const struct learner_report *report)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < report->stage_count; i++)
+        json_array_append_new(list,
+                              json_pack("{s:s, s:f, s:f, s:b, s:s}", "name", report->stages[i].name,
+                                        "seconds", report->stages[i].seconds, "image_passes",
+                                        report->stages[i].image_passes, "accepted",
+                                        report->stages[i].accepted, "why", report->stages[i].why));
     return list;
 }
 
@@ -278,9 +170,9 @@ static enum delta_status learn(struct outcome *out, struct once *once,
     if (out->rejected)
         return DELTA_OK;
     if (!st)
-        st = sealed_bytes(&out->delta_bytes, &once->model, &learned, err);
+        st = exp_sealed_bytes(&out->delta_bytes, &once->model, &learned, err);
     if (!st) {
-        count_frozen(&out->frozen, &out->moved, &once->model, &learned);
+        exp_count_frozen(&out->frozen, &out->moved, &once->model, &learned);
         const size_t used = strlen(once->blocks);
         snprintf(once->blocks + used, sizeof once->blocks - used, ",%zu",
                  learned.class_count - once->model.class_count);
@@ -291,7 +183,7 @@ static enum delta_status learn(struct outcome *out, struct once *once,
 }
 
 static json_t *step_json(const struct once *once, const struct outcome *outcome,
-                         const struct accuracy *accuracy, size_t seen)
+                         const struct exp_accuracy *accuracy, size_t seen)
 {
     const struct learner_samples *replay = &once->exemplars.replay, *probe = &once->exemplars.probe;
     json_t *json =
@@ -299,18 +191,20 @@ static json_t *step_json(const struct once *once, const struct outcome *outcome,
                   (json_int_t)seen, "image_passes", outcome->report.image_passes, "seconds",
                   outcome->report.seconds, "cpu_seconds", outcome->cpu_seconds, "peak_bytes",
                   (json_int_t)outcome->peak_bytes, "delta_bytes", (json_int_t)outcome->delta_bytes,
-                  "model_bytes", (json_int_t)encoded_bytes(&once->model), "exemplar_bytes",
+                  "model_bytes", (json_int_t)exp_encoded_bytes(&once->model), "exemplar_bytes",
                   (json_int_t)(learner_samples_bytes(replay) + learner_samples_bytes(probe)),
                   "frozen", (json_int_t)outcome->frozen, "frozen_moved", (json_int_t)outcome->moved,
                   "rejected", outcome->rejected, "cut_short", outcome->report.cut_short, "stages",
                   stages_json(&once->stages));
 
     if (json)
-        put_accuracy(json, accuracy);
+        exp_accuracy_put(json, accuracy);
+    if (json && outcome->report.stage_count)
+        json_object_set_new(json, "method_stages", method_stages_json(&outcome->report));
     return json;
 }
 
-static enum delta_status take_step(json_t *steps, struct accuracy *accuracy, struct once *once,
+static enum delta_status take_step(json_t *steps, struct exp_accuracy *accuracy, struct once *once,
                                    size_t step, struct delta_error *err)
 {
     const struct learner_experiment *plan = once->plan;
@@ -321,7 +215,9 @@ static enum delta_status take_step(json_t *steps, struct accuracy *accuracy, str
         .device = plan->device, .threads = (int)plan->threads, .seed = once->run->seed};
     struct learner_budget budget = tests;
     struct learner_samples fresh = LEARNER_SAMPLES_INIT;
+    const struct exp_subject subject = {plan, once->run, &once->model, once->base_count};
     struct outcome outcome = {.rejected = false};
+    json_t *json = NULL;
     enum delta_status st = learner_samples_select(&fresh, &once->future,
                                                   once->future.classes + step * once->run->count,
                                                   once->run->count, (size_t)plan->per_class, err);
@@ -334,11 +230,16 @@ static enum delta_status take_step(json_t *steps, struct accuracy *accuracy, str
     if (!st)
         st = learn(&outcome, once, &fresh, &budget, err);
     if (!st)
-        st = test(accuracy, once, known, seen, &tests, err);
+        st = exp_test(accuracy, &subject, known, seen, &tests, err);
     if (!st && !outcome.rejected && plan->protocols[once->run->protocol].steps > 1)
         st = keep_samples(once, &fresh, err);
-    if (!st && json_array_append_new(steps, step_json(once, &outcome, accuracy, seen)))
+    if (!st && !(json = step_json(once, &outcome, accuracy, seen)))
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    if (!st)
+        st = exp_test_by_task(json, &subject, known, &tests, err);
+    if (!st && json_array_append(steps, json))
+        st = delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    json_decref(json);
     once->passes += outcome.report.image_passes;
     once->seconds += outcome.report.seconds;
     once->cpu_seconds += outcome.cpu_seconds;
@@ -424,18 +325,19 @@ static void put_run(json_t *line, const struct once *once, int workers)
     put_settings(line, variant);
 }
 
-static void put_totals(json_t *line, const struct once *once, const struct accuracy *last)
+static void put_totals(json_t *line, const struct once *once, const struct exp_accuracy *last)
 {
     const double steps = (double)once->plan->protocols[once->run->protocol].steps;
 
-    put_accuracy(line, last);
+    exp_accuracy_put(line, last);
     json_object_set_new(line, "average", json_real(100 * once->sum / steps));
     json_object_set_new(line, "image_passes", json_real(once->passes));
     json_object_set_new(line, "seconds", json_real(once->seconds));
     json_object_set_new(line, "cpu_seconds", json_real(once->cpu_seconds));
     json_object_set_new(line, "peak_bytes", json_integer((json_int_t)once->peak_bytes));
     json_object_set_new(line, "delta_bytes", json_integer((json_int_t)once->delta_bytes));
-    json_object_set_new(line, "model_bytes", json_integer((json_int_t)encoded_bytes(&once->model)));
+    json_object_set_new(line, "model_bytes",
+                        json_integer((json_int_t)exp_encoded_bytes(&once->model)));
 }
 
 /* Base, exemplars, and the images of the new classes; the rest of the training data is given back.
@@ -474,7 +376,7 @@ enum delta_status exp_run_once(json_t **out, const struct learner_experiment *pl
                                const struct exp_files *files, int workers, struct delta_error *err)
 {
     struct once once = {.plan = plan, .run = run};
-    struct accuracy last = {0};
+    struct exp_accuracy last = {0};
     struct delta_digest digest;
     char hex[DELTA_DIGEST_HEX];
     json_t *line = json_object(), *steps = json_array();
@@ -489,7 +391,7 @@ enum delta_status exp_run_once(json_t **out, const struct learner_experiment *pl
         delta_digest_hex(hex, &digest);
         json_object_set_new(line, "base_digest", json_string(hex));
         json_object_set_new(line, "base_bytes",
-                            json_integer((json_int_t)encoded_bytes(&once.model)));
+                            json_integer((json_int_t)exp_encoded_bytes(&once.model)));
     }
     for (size_t i = 0; !st && i < (size_t)plan->protocols[run->protocol].steps; i++)
         st = take_step(steps, &last, &once, i, err);

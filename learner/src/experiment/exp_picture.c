@@ -25,16 +25,17 @@ static enum delta_status sheet_init(struct sheet *sheet, const struct exp_tables
                                     const struct exp_table *table, size_t points,
                                     struct delta_error *err)
 {
-    char steps[40] = "";
+    char steps[40] = "", draws[80];
 
     memset(sheet, 0, sizeof *sheet);
     if (table->step_count > 1)
         snprintf(steps, sizeof steps, "%zu x ", table->step_count);
     snprintf(sheet->title, sizeof sheet->title, "%s", tables->title);
-    snprintf(sheet->subtitle, sizeof sheet->subtitle,
-             "%s (%s), %s: %zu + %s%zu %s; mean and standard deviation of %zu draw%s%s",
+    snprintf(draws, sizeof draws, "mean and standard deviation of %zu draws", table->seeds);
+    snprintf(sheet->subtitle, sizeof sheet->subtitle, "%s (%s), %s: %zu + %s%zu %s; %s%s",
              table->base, table->network, table->protocol, table->base_count, steps, table->count,
-             table->count == 1 ? "class" : "classes", table->seeds, table->seeds == 1 ? "" : "s",
+             table->count == 1 ? "class" : "classes",
+             table->seeds == 1 ? "one draw of seed and order" : draws,
              table->groups > 1 ? ", each over all held-out groups" : "");
     sheet->chart.title = sheet->title;
     sheet->chart.subtitle = sheet->subtitle;

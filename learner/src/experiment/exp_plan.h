@@ -10,7 +10,7 @@
 #define EXP_METHODS_MAX 48
 #define EXP_BUDGETS_MAX 16
 #define EXP_RUNS_MAX 100000
-#define EXP_KNOBS_MAX 24
+#define EXP_KNOBS_MAX 32
 #define EXP_LABEL_MAX 96
 #define EXP_KEY_MAX 400
 
@@ -55,6 +55,7 @@ struct exp_knob {
     size_t size;        /* so large: an int or a size_t */
     double low, high;
     const char *help;
+    const char *choices; /* TEXTS: "a|b|c"; NULL: any */
 };
 extern const struct exp_knob exp_knobs[]; /* name NULL ends it */
 
@@ -106,6 +107,12 @@ static inline const uint32_t *exp_order(const struct learner_experiment *plan, s
 {
     return plan->order_labels + order * plan->test.class_count;
 }
+
+/* The keys of each kind of object; name NULL ends a table. */
+#define EXP_PLAN_FIELDS 23 /* with the end */
+extern const struct exp_field exp_plan_fields[EXP_PLAN_FIELDS];
+extern const struct exp_field exp_base_fields[], exp_pretrain_fields[], exp_protocol_fields[];
+extern const struct exp_field exp_budget_fields[];
 
 /* A copy of one class order: data-set labels in their order.
  *   spec     "source", "pycil:SEED", "seed:N", or a file of labels relative to `dir`

@@ -188,7 +188,7 @@ static void make_key(struct exp_run *run, const struct learner_experiment *plan)
     const struct exp_budget *budget = &plan->budgets[run->budget];
     const uint32_t *order = exp_order(plan, run->order);
     const struct learner_increment_options options = exp_variant_options(plan, variant);
-    char base[600], knobs[600], all[2400], hex[DELTA_DIGEST_HEX];
+    char base[700], knobs[900], all[2800], hex[DELTA_DIGEST_HEX];
     struct delta_digest digest =
         delta_sha256(delta_bytes(order, plan->test.class_count * sizeof *order));
 

@@ -156,9 +156,13 @@ static const struct {
     {HEAD BASES PROTOCOLS "\"methods\": [{\"method\": \"freeze\",\n\"ratio\": [0.5, 1.5]}]}",
      "line 5, methods[0].ratio[1]: 1.5 is not within 0 and 1"},
     {HEAD BASES PROTOCOLS "\"methods\": [{\"method\": \"freeze\", \"ratoi\": 0.5}]}",
-     "methods[0].ratoi: unknown key; there are method, label, ratio"},
+     "methods[0].ratoi: unknown key; there are method, label, stages, mask"},
     {HEAD BASES PROTOCOLS "\"methods\": [{\"method\": \"freeze\"}, {\"method\": \"freeze\"}]}",
      "methods[1]: two rows would be called 'freeze'; give one a \"label\""},
+    {HEAD BASES PROTOCOLS "\"methods\": [{\"method\": \"freeze\", \"mask\": \"luck\"}]}",
+     "methods[0].mask: 'luck' is not one of importance|magnitude|random"},
+    {HEAD BASES PROTOCOLS "\"methods\": [{\"method\": \"freeze\", \"mirror\": 1}]}",
+     "methods[0].mirror: true or false is wanted"},
     {HEAD BASES PROTOCOLS "\"methods\": [{\"method\": \"freeze\", \"exemplars\": \"many\"}]}",
      "methods[0].exemplars: a number from 0 to 10000 or \"all\" is wanted"},
 };
@@ -221,6 +225,7 @@ static void shipped_plans_are_sound(void **state)
     (void)state;
 
     snprintf(dir, sizeof dir, "%s/learner/experiments", getenv("FROSTLINE_SOURCE"));
+    const char *data = harness_shared("data");
     assert_ok(delta_dir_read(&list, dir, 100, &err));
     for (size_t i = 0; i < list.count; i++) {
         struct learner_experiment *plan = NULL;
@@ -231,9 +236,15 @@ static void shipped_plans_are_sound(void **state)
         assert_true(learner_experiment_run_count(plan) >= 2);
         plans++;
         learner_experiment_free(plan);
+        if (data) { /* in full, where there are a hundred classes */
+            assert_ok(learner_experiment_load(
+                &plan, path, &(struct learner_experiment_choice){.data = data}, &err));
+            assert_true(learner_experiment_run_count(plan) >= 14);
+            learner_experiment_free(plan);
+        }
     }
     delta_dir_list_release(&list);
-    assert_int_equal(plans, 8);
+    assert_int_equal(plans, 9);
 }
 
 static void schema_names_every_key(void **state)

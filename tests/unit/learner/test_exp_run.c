@@ -276,8 +276,7 @@ static void crashed_worker_costs_its_own_run(void **state)
     while (!worker && waitpid(pid, &status, WNOHANG) == 0)
         worker = stop_child(pid);
     assert_true(worker > 0);
-    kill(worker, SIGSEGV);
-    kill(worker, SIGCONT);
+    kill(worker, SIGKILL); /* a sanitizer would catch SIGSEGV */
     waitpid(pid, &status, 0);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 1);
@@ -286,7 +285,7 @@ static void crashed_worker_costs_its_own_run(void **state)
     assert_ok(delta_file_read(errors, 1 << 20, &told, &err));
     assert_ok(delta_buf_append(&told, "", 1, &err));
     assert_non_null(strstr((char *)told.data, "failed: b/P2/1/0/"));
-    assert_non_null(strstr((char *)told.data, "killed by signal 11"));
+    assert_non_null(strstr((char *)told.data, "killed by signal 9"));
     assert_non_null(strstr((char *)told.data, "8 done, 0 were there already, 1 failed"));
     delta_buf_release(&told);
     harness_run(&run, "frostline-learn", "experiment", plan, "--out", other, "--cache", cache(),

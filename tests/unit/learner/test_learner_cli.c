@@ -158,8 +158,8 @@ static void cli_learns_from_class_folders(void **state)
     assert_non_null(bad);
     fclose(bad);
     harness_run(&run, "frostline-learn", "learn", "--model", plan, "--new", images, "--exemplars",
-                exemplars, "--max-old-drop", "1", "--min-new-recall", "0", "--out", out, "--delta",
-                fld, "--exemplars-out", more, "--json", NULL);
+                exemplars, "--stages", "A", "--max-old-drop", "1", "--min-new-recall", "0", "--out",
+                out, "--delta", fld, "--exemplars-out", more, "--json", NULL);
     if (run.status)
         fail_msg("learn: %s", run.err);
     assert_non_null(strstr(run.err, "'zz.png': image is empty"));
@@ -174,6 +174,35 @@ static void cli_learns_from_class_folders(void **state)
     assert_int_equal(json_integer_value(json_object_get(json, "delta_bytes")), info.st_size);
     assert_true(info.st_size < 4000); /* two rows of 33 numbers and a header */
     json_decref(json);
+    harness_run(&run, "frostline-learn", "learn", "--model", plan, "--new", images, "--exemplars",
+                exemplars, "--epochs-tune", "1", "--max-old-drop", "1", "--min-new-recall", "0",
+                "--out", harness_path(&scratch, "stages.flm"), "--delta",
+                harness_path(&scratch, "stages.fld"), "--json", NULL);
+    json = parse_output();
+    const double exact = json_number_value(json_object_get(json, "delta_bytes"));
+    json_t *stages = json_object_get(json, "stages");
+    assert_int_equal(json_array_size(stages), 3);
+    for (size_t i = 0; i < 3; i++) /* a guard that lets everything pass takes the last */
+        assert_true(json_is_true(json_object_get(json_array_get(stages, i), "accepted")) ==
+                    (i == 2));
+    assert_true(json_integer_value(json_object_get(json, "live_changed")) > 0);
+    json_decref(json);
+    harness_run(&run, "frostline-learn", "learn", "--model", plan, "--new", images, "--exemplars",
+                exemplars, "--epochs-tune", "1", "--max-old-drop", "1", "--min-new-recall", "0",
+                "--out", harness_path(&scratch, "rounded.flm"), "--delta",
+                harness_path(&scratch, "rounded.fld"), "--encoding", "int8", "--json", NULL);
+    json = parse_output();
+    assert_true(json_number_value(json_object_get(json, "delta_bytes")) < 0.7 * exact);
+    json_decref(json);
+    harness_run(&run, "frostline-delta", "apply", plan, harness_path(&scratch, "rounded.fld"),
+                "--out", harness_path(&scratch, "applied.flm"), NULL);
+    assert_int_equal(run.status, 0);
+    char applied[80] = "", rounded[80] = "x";
+    harness_run(&run, "frostline-delta", "digest", harness_path(&scratch, "applied.flm"), NULL);
+    snprintf(applied, sizeof applied, "%.64s", run.out);
+    harness_run(&run, "frostline-delta", "digest", harness_path(&scratch, "rounded.flm"), NULL);
+    snprintf(rounded, sizeof rounded, "%.64s", run.out);
+    assert_string_equal(applied, rounded);
     harness_run(&run, "frostline-learn", "eval", "--model", out, "--data", DATA, "--json", NULL);
     json = parse_output();
     assert_int_equal(json_array_size(json_object_get(json, "classes")), 5);
