@@ -174,11 +174,29 @@ static void cli_learns_from_class_folders(void **state)
     assert_int_equal(json_integer_value(json_object_get(json, "delta_bytes")), info.st_size);
     assert_true(info.st_size < 4000); /* two rows of 33 numbers and a header */
     json_decref(json);
+    harness_run(&run, "frostline-learn", "eval", "--model", out, "--data", DATA, "--json", NULL);
+    json = parse_output();
+    assert_int_equal(json_array_size(json_object_get(json, "classes")), 5);
+    json_decref(json);
+    assert_true(access(more, R_OK) == 0);
+    /* the same again: known already */
+    harness_run(&run, "frostline-learn", "learn", "--model", out, "--new", images, "--exemplars",
+                more, "--out", harness_path(&scratch, "twice.flm"), NULL);
+    assert_int_equal(run.status, 3);
+    assert_non_null(strstr(run.err, "known to the model already"));
+    assert_true(access(harness_path(&scratch, "twice.flm"), F_OK) != 0);
+}
+
+/* All stages, told one by one; a lossy delta leads to the very model that is written. */
+static void cli_goes_through_all_stages_and_rounds(void **state)
+{
+    (void)state;
+
     harness_run(&run, "frostline-learn", "learn", "--model", plan, "--new", images, "--exemplars",
                 exemplars, "--epochs-tune", "1", "--max-old-drop", "1", "--min-new-recall", "0",
                 "--out", harness_path(&scratch, "stages.flm"), "--delta",
                 harness_path(&scratch, "stages.fld"), "--json", NULL);
-    json = parse_output();
+    json_t *json = parse_output();
     const double exact = json_number_value(json_object_get(json, "delta_bytes"));
     json_t *stages = json_object_get(json, "stages");
     assert_int_equal(json_array_size(stages), 3);
@@ -203,17 +221,6 @@ static void cli_learns_from_class_folders(void **state)
     harness_run(&run, "frostline-delta", "digest", harness_path(&scratch, "rounded.flm"), NULL);
     snprintf(rounded, sizeof rounded, "%.64s", run.out);
     assert_string_equal(applied, rounded);
-    harness_run(&run, "frostline-learn", "eval", "--model", out, "--data", DATA, "--json", NULL);
-    json = parse_output();
-    assert_int_equal(json_array_size(json_object_get(json, "classes")), 5);
-    json_decref(json);
-    assert_true(access(more, R_OK) == 0);
-    /* the same again: known already */
-    harness_run(&run, "frostline-learn", "learn", "--model", out, "--new", images, "--exemplars",
-                more, "--out", harness_path(&scratch, "twice.flm"), NULL);
-    assert_int_equal(run.status, 3);
-    assert_non_null(strstr(run.err, "known to the model already"));
-    assert_true(access(harness_path(&scratch, "twice.flm"), F_OK) != 0);
 }
 
 static void cli_rejection_is_status_1_and_writes_nothing(void **state)
@@ -442,6 +449,7 @@ int main(void)
         cmocka_unit_test(cli_device_and_precision_are_kept_to),
         cmocka_unit_test(cli_plan_and_exemplars_leave_right_files),
         cmocka_unit_test(cli_learns_from_class_folders),
+        cmocka_unit_test(cli_goes_through_all_stages_and_rounds),
         cmocka_unit_test(cli_rejection_is_status_1_and_writes_nothing),
         cmocka_unit_test(cli_classes_follow_an_order_file),
         cmocka_unit_test(cli_errors_name_the_thing),
