@@ -23,6 +23,11 @@ struct bench_net_options {
     int threads;        /* 0: all cores */
     const char *device; /* NULL: the fastest */
     bool train;
+    /* Trains as an increment does, under a freeze plan: what lies before the first tensor whose
+     * name begins so is frozen whole, of each convolution from there on the share `frozen` of its
+     * filters, and batch norms. The prefix comes from a cache. NULL: everything learns */
+    const char *live_from;
+    double frozen;
 };
 
 struct bench_net {
@@ -30,6 +35,9 @@ struct bench_net {
     struct learner_sgd *sgd; /* NULL unless train */
     bool train;
     int32_t *labels;
+    struct delta_model plan; /* empty unless live_from */
+    float *prefix;           /* [batch, prefix]; NULL: none is cached */
+    const float **records;
 };
 
 /* fails: as learner_net_init_model, learner_net_new and learner_sgd_new */
@@ -46,5 +54,7 @@ DELTA_MUST_USE enum delta_status bench_net_run(struct bench_net *bench, struct d
  * times as many but for the gradient of the image, which nobody computes. */
 double bench_op_flops(const struct learner_op *op);
 double bench_net_flops(const struct bench_net *bench);
+/* Those that bench_net_run does per image, under its plan. */
+double bench_net_live_flops(const struct bench_net *bench);
 
 #endif
