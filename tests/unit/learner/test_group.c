@@ -6,13 +6,12 @@
 #include "fixture.h"
 #include "graph.h"
 
-#define BATCH 19 /* no whole number of groups */
+#define BATCH 11 /* no whole number of groups */
 #define CLASSES 7
 
 /* Large enough that a few images outgrow a group. */
 static const struct fixture_row rows[] = {
     {"resnet18", "cifar", 8, 64}, {"resnet20", "cifar", 16, 48}, {"mobilenet_v2", "cifar", 35, 48}};
-static const char *const devices[] = {"ref", "blas"};
 
 static struct learner_net *grouped_net(const struct delta_model *model, const char *device)
 {
@@ -66,9 +65,9 @@ static void compare(const struct fixture_row *row, const char *device)
 static void groups_say_what_single_images_say(void **state)
 {
     (void)state;
+    compare(&rows[0], "ref"); /* once: plain loops take their time */
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
-        for (size_t d = 0; d < sizeof devices / sizeof *devices; d++)
-            compare(&rows[r], devices[d]);
+        compare(&rows[r], "blas");
 }
 
 /* In the lower layers, in the upper ones, in the last group's last image. */
