@@ -26,7 +26,8 @@ void learner_group_plan(struct learner_group *group, const struct learner_layers
         group->layers = l + 1;
     }
     group->images = most && most < GROUP_BYTES ? GROUP_BYTES / most : 1;
-    if (!group->layers || group->images >= batch)
+    /* one and a bit would only need more memory, for what has room for the whole batch */
+    if (!group->layers || 2 * group->images > batch)
         *group = (struct learner_group){.images = 0};
 }
 

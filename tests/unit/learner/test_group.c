@@ -6,7 +6,7 @@
 #include "fixture.h"
 #include "graph.h"
 
-#define BATCH 11 /* no whole number of groups */
+#define BATCH 19 /* no whole number of groups */
 #define CLASSES 7
 
 /* Large enough that a few images outgrow a group. */
