@@ -9,10 +9,12 @@
 
 #include "delta/buf.h"
 
-/* Some hundred ops a step follow each other within microseconds, serial parts between them and the
- * whims of a shared machine included. Waking a sleeper on a virtual core costs hundreds of them:
- * after 50 us instead, an inference of MobileNetV2 now and then took five times as long. */
-#define SPIN_NS 2000000
+/* Some hundred ops a step follow each other within microseconds: at first a waiting thread only
+ * looks. Then, as waking a virtual core costs hundreds of them (after 50 us an inference of
+ * MobileNetV2 now and then took five times as long), it looks between giving its core to whoever
+ * else wants it. Then it sleeps. */
+#define SPIN_NS 50000
+#define YIELD_NS 2000000
 
 struct member {
     struct learner_pool *pool;
@@ -27,7 +29,7 @@ struct member {
 struct learner_pool {
     size_t members;
     size_t started; /* threads to join; the owner's */
-    long long spin_ns;
+    bool spins;
     struct member *team;
     learner_pool_work *work; /* both written before a round, read within it */
     void *context;
@@ -60,17 +62,29 @@ static bool begun(struct learner_pool *pool, unsigned long seen)
     return atomic_load(&pool->round) != seen || atomic_load(&pool->stop);
 }
 
+/* Between two looks of somebody who has waited since begin_ns; false: it is time to sleep. */
+static bool keep_looking(const struct learner_pool *pool, long long begin_ns)
+{
+    const long long waited = now_ns() - begin_ns;
+
+    if (!pool->spins || waited > YIELD_NS)
+        return false;
+    if (waited > SPIN_NS)
+        sched_yield();
+    else
+        relax();
+    return true;
+}
+
 /* Waits for the round after `seen`; false: the pool ends. */
 static bool await_round(struct learner_pool *pool, unsigned long seen)
 {
-    const long long end = now_ns() + pool->spin_ns;
+    const long long begin = now_ns();
 
-    while (pool->spin_ns && now_ns() < end)
-        for (int i = 0; i < 8; i++) {
-            if (begun(pool, seen))
-                return !atomic_load(&pool->stop);
-            relax();
-        }
+    do {
+        if (begun(pool, seen))
+            return !atomic_load(&pool->stop);
+    } while (keep_looking(pool, begin));
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->sleepers, 1);
     while (!begun(pool, seen))
@@ -120,8 +134,8 @@ enum delta_status learner_pool_new(struct learner_pool **out, int threads, struc
     if (!pool)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for a thread pool");
     pool->members = learner_pool_size(threads);
-    if (pool->members <= usable_cores()) /* else it would only keep others from working */
-        pool->spin_ns = SPIN_NS;
+    /* else it would only keep others from working */
+    pool->spins = pool->members <= usable_cores();
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->begin, NULL);
     pthread_cond_init(&pool->done, NULL);
@@ -166,14 +180,12 @@ size_t learner_pool_members(const struct learner_pool *pool)
 
 static void await_members(struct learner_pool *pool)
 {
-    const long long end = now_ns() + pool->spin_ns;
+    const long long begin = now_ns();
 
-    while (pool->spin_ns && now_ns() < end)
-        for (int i = 0; i < 8; i++) {
-            if (!atomic_load(&pool->busy))
-                return;
-            relax();
-        }
+    do {
+        if (!atomic_load(&pool->busy))
+            return;
+    } while (keep_looking(pool, begin));
     pthread_mutex_lock(&pool->lock);
     atomic_store(&pool->owner_sleeps, true);
     while (atomic_load(&pool->busy))
