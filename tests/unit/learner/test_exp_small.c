@@ -227,7 +227,9 @@ static void long_life(void **state)
         assert_true(steps[s].model_bytes.mean - steps[s - 1].model_bytes.mean < 1000);
         assert_true(kept > 0 && kept <= 15 * 3100.0);
         assert_true(steps[s].delta_bytes.mean < 2000);
+#ifndef __SANITIZE_ADDRESS__ /* which keeps freed memory for a while */
         assert_true(steps[s].peak_bytes.mean < 1.3 * steps[0].peak_bytes.mean + 1e6);
+#endif
     }
     assert_true(ours->metrics[EXP_ALL].mean >
                 row(&t, 0, "do-nothing")->metrics[EXP_ALL].mean + MARGIN);
