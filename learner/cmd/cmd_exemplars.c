@@ -39,7 +39,7 @@ int learner_cmd_exemplars(int argc, char **argv)
         LEARNER_OPT_SEED(common),
         LEARNER_OPT_JSON(common),
         {0}};
-    struct learner_exemplars exemplars = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct learner_exemplars exemplars = LEARNER_EXEMPLARS_INIT;
     struct learner_samples data = LEARNER_SAMPLES_INIT;
     struct delta_model model = DELTA_MODEL_INIT;
     struct delta_error err = DELTA_ERROR_INIT;

@@ -43,6 +43,17 @@ DELTA_MUST_USE enum delta_status learner_samples_check(const struct learner_samp
                                                        const struct delta_arch *arch,
                                                        struct delta_error *err);
 
+/* Index of the largest logit, of equal ones the first. */
+static inline size_t learner_best_of(const float *logits, size_t classes)
+{
+    size_t best = 0;
+
+    for (size_t k = 1; k < classes; k++)
+        if (logits[k] > logits[best])
+            best = k;
+    return best;
+}
+
 /* Label of each image as the model's output index, -1 where the model lacks the class. free() it;
  * NULL when out of memory. */
 int32_t *learner_samples_outputs(const struct learner_samples *samples,

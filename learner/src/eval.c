@@ -13,16 +13,6 @@ void learner_scores_release(struct learner_scores *scores)
     *scores = (struct learner_scores){0};
 }
 
-static size_t best_of(const float *logits, size_t classes)
-{
-    size_t best = 0;
-
-    for (size_t k = 1; k < classes; k++)
-        if (logits[k] > logits[best])
-            best = k;
-    return best;
-}
-
 static void count_batch(struct learner_scores *scores, const struct learner_net *net,
                         const int32_t *outputs, size_t n)
 {
@@ -32,8 +22,8 @@ static void count_batch(struct learner_scores *scores, const struct learner_net 
         scores->images++;
         if (outputs[i] < 0) /* a class the model lacks: wrong, whatever it says */
             continue;
-        const bool correct =
-            best_of(logits + i * scores->class_count, scores->class_count) == (size_t)outputs[i];
+        const bool correct = learner_best_of(logits + i * scores->class_count,
+                                             scores->class_count) == (size_t)outputs[i];
         scores->correct += correct;
         scores->classes[outputs[i]].images++;
         scores->classes[outputs[i]].correct += correct;

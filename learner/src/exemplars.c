@@ -5,6 +5,7 @@
 
 #include "budget.h"
 #include "embed.h"
+#include "exemplar_features.h"
 #include "herding.h"
 #include "holdout.h"
 #include "sources.h"
@@ -15,6 +16,7 @@ void learner_exemplars_release(struct learner_exemplars *exemplars)
         return;
     learner_samples_release(&exemplars->replay);
     learner_samples_release(&exemplars->probe);
+    learner_features_release(&exemplars->features);
 }
 
 enum use { UNUSED, REPLAY, PROBE };
@@ -76,6 +78,21 @@ static enum delta_status gather(struct learner_samples *out, const struct learne
         memcpy(out->pixels + i * image, from->pixels + order[i] * image, image);
         out->labels[i] = from->labels[order[i]];
     }
+    return DELTA_OK;
+}
+
+/* Copies the features of the images order[0..count-1]. */
+static enum delta_status gather_features(float **out, const struct learner_embedding *embedding,
+                                         const uint32_t *order, size_t count,
+                                         struct delta_error *err)
+{
+    const size_t d = embedding->d;
+
+    *out = delta_calloc(count * d + 1, sizeof **out); /* the embedding has more */
+    if (!*out)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory for features");
+    for (size_t i = 0; i < count; i++)
+        memcpy(*out + i * d, embedding->features + order[i] * d, d * sizeof **out);
     return DELTA_OK;
 }
 
@@ -154,7 +171,7 @@ static enum delta_status choose(struct learner_exemplars *out, const struct delt
     struct learner_embedding embedding = {0, 0, 0, NULL, NULL};
     struct need need = {model, from, wishes};
     struct learner_budget plan = {0};
-    struct learner_exemplars made = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct learner_exemplars made = LEARNER_EXEMPLARS_INIT;
     size_t replays = 0, probes = 0;
     enum delta_status st;
 
@@ -174,9 +191,18 @@ static enum delta_status choose(struct learner_exemplars *out, const struct delt
         st = gather(&made.replay, from, replay, replays, err);
     if (!st)
         st = gather(&made.probe, from, probe, probes, err);
+    if (!st)
+        st = learner_body_digest(&made.features.body, model, err);
+    made.features.d = embedding.d;
+    made.features.replay_count = replays;
+    made.features.probe_count = probes;
+    if (!st)
+        st = gather_features(&made.features.replay, &embedding, replay, replays, err);
+    if (!st)
+        st = gather_features(&made.features.probe, &embedding, probe, probes, err);
     if (!st) {
         *out = made;
-        made = (struct learner_exemplars){LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+        made = (struct learner_exemplars)LEARNER_EXEMPLARS_INIT;
     }
 done:
     learner_exemplars_release(&made);
@@ -218,7 +244,9 @@ enum delta_status learner_exemplars_add(struct learner_exemplars *exemplars,
                                         size_t probe_per_class, uint64_t seed,
                                         struct delta_error *err)
 {
-    struct learner_exemplars fresh = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    const bool none = exemplars->replay.count == 0 && exemplars->probe.count == 0;
+    const bool known = none || learner_exemplars_features(exemplars, model);
+    struct learner_exemplars fresh = LEARNER_EXEMPLARS_INIT;
     bool *held = delta_calloc(samples->count + 1, sizeof *held);
     enum delta_status st;
 
@@ -233,6 +261,9 @@ enum delta_status learner_exemplars_add(struct learner_exemplars *exemplars,
         st = learner_samples_append(&exemplars->replay, &fresh.replay, err);
     if (!st)
         st = learner_samples_append(&exemplars->probe, &fresh.probe, err);
+    if (!st)
+        st = known ? learner_features_append(&exemplars->features, &fresh.features, err)
+                   : learner_features_make(exemplars, model, NULL, err);
     learner_exemplars_release(&fresh);
     free(held);
     return st;

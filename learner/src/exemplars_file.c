@@ -2,27 +2,32 @@
  *
  *   8 bytes   "FROSTEX1"
  *   4 bytes   length of the header, little-endian
- *   header    MessagePack map: probe, replay (each: channels, classes, height, labels = bin of
- *             little-endian uint16, width), schema = 1
+ *   header    MessagePack map: features (may be absent; body = bin of 32 bytes, d = values a
+ *             feature), probe, replay (each: channels, classes, height, labels = bin of
+ *             little-endian uint16, width), schema = 2 (1: without features)
  *   pixels    replay, then probe, planar RGB
+ *   features  where the header has them: replay, then probe, little-endian float32
  *   32 bytes  SHA-256 of everything before
  */
 #include "learner/exemplars.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "delta/file.h"
 #include "delta/hash.h"
 #include "delta/msg.h"
+#include "exemplar_features.h"
 #include "sources.h"
 
 #define MAGIC "FROSTEX1"
 #define MAGIC_BYTES 8
 #define FRONT_BYTES (MAGIC_BYTES + 4)
-#define SCHEMA 1
+#define SCHEMA 2
 #define MAX_HEADER ((size_t)8 << 20)
 #define MAX_FILE ((size_t)1 << 30)
+#define MAX_FEATURE 65536 /* values */
 
 static enum delta_status put_set(struct delta_msg_out *out, const struct learner_samples *set,
                                  struct delta_error *err)
@@ -53,6 +58,25 @@ static enum delta_status put_set(struct delta_msg_out *out, const struct learner
     return DELTA_OK;
 }
 
+/* Those of fewer or more images than there are would be misread. */
+static bool has_features(const struct learner_exemplars *exemplars)
+{
+    const struct learner_features *features = &exemplars->features;
+
+    return features->d && features->replay_count == exemplars->replay.count &&
+           features->probe_count == exemplars->probe.count;
+}
+
+static void put_features(struct delta_msg_out *out, const struct learner_features *features)
+{
+    delta_msg_str(out, "features");
+    delta_msg_map(out, 2);
+    delta_msg_str(out, "body");
+    delta_msg_bin(out, features->body.bytes, sizeof features->body.bytes);
+    delta_msg_str(out, "d");
+    delta_msg_uint(out, features->d);
+}
+
 static enum delta_status put_header(struct delta_buf *header,
                                     const struct learner_exemplars *exemplars,
                                     struct delta_error *err)
@@ -60,7 +84,9 @@ static enum delta_status put_header(struct delta_buf *header,
     struct delta_msg_out out = {header, DELTA_OK};
     enum delta_status st;
 
-    delta_msg_map(&out, 3);
+    delta_msg_map(&out, has_features(exemplars) ? 4 : 3);
+    if (has_features(exemplars))
+        put_features(&out, &exemplars->features);
     delta_msg_str(&out, "probe");
     st = put_set(&out, &exemplars->probe, err);
     if (st)
@@ -70,7 +96,7 @@ static enum delta_status put_header(struct delta_buf *header,
     if (st)
         return st;
     delta_msg_str(&out, "schema");
-    delta_msg_uint(&out, SCHEMA);
+    delta_msg_uint(&out, has_features(exemplars) ? SCHEMA : 1);
     if (out.status)
         return delta_fail(err, out.status, "too many exemplars for one file");
     return DELTA_OK;
@@ -84,8 +110,11 @@ static struct delta_bytes pixels_of(const struct learner_samples *set)
 enum delta_status learner_exemplars_save(const struct learner_exemplars *exemplars,
                                          const char *path, struct delta_error *err)
 {
-    const struct delta_bytes parts[2] = {pixels_of(&exemplars->replay),
-                                         pixels_of(&exemplars->probe)};
+    const struct learner_features *features = &exemplars->features;
+    const size_t row = has_features(exemplars) ? features->d * sizeof(float) : 0;
+    const struct delta_bytes parts[] = {pixels_of(&exemplars->replay), pixels_of(&exemplars->probe),
+                                        delta_bytes(features->replay, row * features->replay_count),
+                                        delta_bytes(features->probe, row * features->probe_count)};
     struct delta_buf header, file;
     struct delta_digest digest;
     enum delta_status st;
@@ -101,7 +130,7 @@ enum delta_status learner_exemplars_save(const struct learner_exemplars *exempla
     st = delta_buf_append(&file, front, sizeof front, err);
     if (!st)
         st = delta_buf_append(&file, header.data, header.len, err);
-    for (int i = 0; !st && i < 2; i++)
+    for (size_t i = 0; !st && i < sizeof parts / sizeof parts[0]; i++)
         st = delta_buf_append(&file, parts[i].data, parts[i].len, err);
     if (st)
         goto done;
@@ -155,6 +184,75 @@ static enum delta_status get_set(struct learner_samples *out, struct delta_msg_v
     return st;
 }
 
+/* Name and size; the values are still to be copied: `room` bytes at most. */
+static enum delta_status get_features(struct learner_exemplars *out, struct delta_msg_value root,
+                                      size_t room, struct delta_error *err)
+{
+    struct learner_features *features = &out->features;
+    const struct delta_msg_value map = delta_msg_find(root, "features");
+    struct delta_bytes body;
+    uint64_t d;
+    enum delta_status st;
+
+    if (!delta_msg_has(root, "features"))
+        return DELTA_OK;
+    if ((st = delta_msg_get_bin(map, "body", &body, err)) ||
+        (st = delta_msg_get_uint(map, "d", MAX_FEATURE, &d, err)))
+        return st;
+    if (body.len != sizeof features->body.bytes || d == 0)
+        return delta_fail(err, DELTA_FORMAT, "features: a digest of %zu bytes, %llu values each",
+                          body.len, (unsigned long long)d);
+    if (room / sizeof(float) / d < out->replay.count + out->probe.count)
+        return delta_fail(err, DELTA_TRUNCATED, "features end early");
+    features->replay = delta_calloc(out->replay.count * d + 1, sizeof(float));
+    features->probe = delta_calloc(out->probe.count * d + 1, sizeof(float));
+    if (!features->replay || !features->probe)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory for features");
+    memcpy(features->body.bytes, body.data, sizeof features->body.bytes);
+    features->d = d;
+    features->replay_count = out->replay.count;
+    features->probe_count = out->probe.count;
+    return DELTA_OK;
+}
+
+static enum delta_status check_values(const float *values, size_t count, struct delta_error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(values[i]))
+            return delta_fail(err, DELTA_NONFINITE, "features: value %zu is not finite", i);
+    return DELTA_OK;
+}
+
+/* What follows the header, in the order of the file. */
+static enum delta_status get_body(struct learner_exemplars *out, struct delta_bytes body,
+                                  struct delta_error *err)
+{
+    const struct learner_features *features = &out->features;
+    const size_t row = features->d * sizeof(float);
+    const struct {
+        void *to;
+        size_t bytes;
+    } parts[] = {{out->replay.pixels, pixels_of(&out->replay).len},
+                 {out->probe.pixels, pixels_of(&out->probe).len},
+                 {features->replay, row * features->replay_count},
+                 {features->probe, row * features->probe_count}};
+    size_t wanted = 0, at = 0;
+
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        wanted += parts[i].bytes;
+    if (wanted != body.len)
+        return delta_fail(err, wanted > body.len ? DELTA_TRUNCATED : DELTA_FORMAT,
+                          "%zu bytes behind the header where %zu belong", body.len, wanted);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (parts[i].bytes)
+            memcpy(parts[i].to, body.data + at, parts[i].bytes);
+        at += parts[i].bytes;
+    }
+    const enum delta_status st =
+        check_values(features->replay, features->d * features->replay_count, err);
+    return st ? st : check_values(features->probe, features->d * features->probe_count, err);
+}
+
 static enum delta_status decode(struct learner_exemplars *out, struct delta_bytes file,
                                 struct delta_error *err)
 {
@@ -162,7 +260,7 @@ static enum delta_status decode(struct learner_exemplars *out, struct delta_byte
     struct delta_msg_value map;
     struct delta_digest digest;
     uint64_t schema;
-    size_t header = 0, wanted;
+    size_t header = 0;
     enum delta_status st;
 
     if (file.len < FRONT_BYTES + DELTA_DIGEST_BYTES)
@@ -183,30 +281,26 @@ static enum delta_status decode(struct learner_exemplars *out, struct delta_byte
         return st;
     map = delta_msg_root(&msg);
     st = delta_msg_get_uint(map, "schema", UINT32_MAX, &schema, err);
-    if (!st && schema != SCHEMA)
+    if (!st && (schema < 1 || schema > SCHEMA))
         st = delta_fail(err, DELTA_UNSUPPORTED, "schema %llu is newer than this program",
                         (unsigned long long)schema);
     if (!st)
         st = get_set(&out->replay, delta_msg_find(map, "replay"), file.len, err);
     if (!st)
         st = get_set(&out->probe, delta_msg_find(map, "probe"), file.len, err);
+    if (!st && schema > 1)
+        st = get_features(out, map, file.len, err);
     delta_msg_release(&msg);
     if (st)
         return st;
-    const struct delta_bytes parts[2] = {pixels_of(&out->replay), pixels_of(&out->probe)};
-    wanted = FRONT_BYTES + header + parts[0].len + parts[1].len;
-    if (wanted != file.len)
-        return delta_fail(err, wanted > file.len ? DELTA_TRUNCATED : DELTA_FORMAT,
-                          "file has %zu bytes where %zu belong", file.len, wanted);
-    memcpy(out->replay.pixels, file.data + FRONT_BYTES + header, parts[0].len);
-    memcpy(out->probe.pixels, file.data + FRONT_BYTES + header + parts[0].len, parts[1].len);
-    return DELTA_OK;
+    return get_body(
+        out, delta_bytes(file.data + FRONT_BYTES + header, file.len - FRONT_BYTES - header), err);
 }
 
 enum delta_status learner_exemplars_load(struct learner_exemplars *out, const char *path,
                                          struct delta_error *err)
 {
-    struct learner_exemplars made = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct learner_exemplars made = LEARNER_EXEMPLARS_INIT;
     struct delta_buf file;
     enum delta_status st = delta_file_read(path, MAX_FILE, &file, err);
 

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "embed.h"
+#include "exemplar_features.h"
+
 static double share(size_t part, size_t whole)
 {
     return whole ? (double)part / (double)whole : 0;
@@ -24,6 +27,49 @@ static enum delta_status known_probes(struct learner_samples *out,
             known[count++] = probe->classes[k];
     const enum delta_status st = learner_samples_select(out, probe, known, count, 0, err);
     free(known);
+    return st;
+}
+
+/* The share of the probe images that the model's classifier gets right by what is known of them;
+ * of those whose class the base knows. */
+static enum delta_status test_known(double *right, size_t *images,
+                                    const struct learner_trial *trial,
+                                    const struct delta_model *model, struct delta_error *err)
+{
+    const struct learner_features *known = trial->known;
+    const size_t classes = model->class_count;
+    float *logits = delta_calloc(known->probe_count * classes + 1, sizeof *logits);
+    int32_t *outputs = learner_samples_outputs(trial->probe, trial->base);
+    size_t correct = 0;
+    enum delta_status st =
+        logits && outputs ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+
+    *images = 0;
+    if (!st)
+        st =
+            learner_features_logits(logits, known->probe, known->probe_count, known->d, model, err);
+    for (size_t i = 0; !st && i < known->probe_count; i++) {
+        if (outputs[i] < 0)
+            continue;
+        ++*images;
+        correct += learner_best_of(logits + i * classes, classes) == (size_t)outputs[i];
+    }
+    *right = share(correct, *images);
+    free(logits);
+    free(outputs);
+    return st;
+}
+
+/* No image is looked at: the model differs from the base in its classifier alone. */
+static enum delta_status test_old_known(struct learner_report *report,
+                                        const struct learner_trial *trial, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    if (!trial->before_known)
+        st = test_known(&report->old_before, &report->probe_images, trial, trial->base, err);
+    if (!st)
+        st = test_known(&report->old_after, &report->probe_images, trial, trial->model, err);
     return st;
 }
 
@@ -192,7 +238,9 @@ enum delta_status learner_guard(struct learner_report *report, const struct lear
                                 struct delta_error *err)
 {
     struct worst worst = {NULL, 0, 0};
-    enum delta_status st = test_old(report, trial, err);
+    const bool known = trial->known && learner_same_body(trial->base, trial->model);
+    enum delta_status st =
+        known ? test_old_known(report, trial, err) : test_old(report, trial, err);
 
     if (!st)
         st = test_new(report, &worst, trial, err);

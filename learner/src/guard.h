@@ -14,9 +14,10 @@
 struct learner_trial {
     const struct delta_model *base;
     const struct delta_model *model;
-    const struct learner_samples *probe; /* old classes; may be empty: not judged then */
-    const struct learner_samples *train; /* new classes, trained on */
-    const struct learner_samples *held;  /* new classes, held out; may be empty */
+    const struct learner_samples *probe;  /* old classes; may be empty: not judged then */
+    const struct learner_samples *train;  /* new classes, trained on */
+    const struct learner_samples *held;   /* new classes, held out; may be empty */
+    const struct learner_features *known; /* of the probe, by the base; NULL: none */
     const struct learner_increment_options *options;
     const struct learner_budget *budget;
     bool before_known; /* the report has probe_images and old_before already */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "exemplar_features.h"
 #include "head_fit.h"
 
 #define L2 1e-4
@@ -16,6 +17,31 @@ void learner_pool_release(struct learner_pool *pool)
     pool->labels = NULL;
 }
 
+/* Behind the embedding of the new samples: what is known of the exemplars. */
+static enum delta_status add_known(struct learner_embedding *to, const struct learner_task *task,
+                                   struct delta_error *err)
+{
+    const struct learner_features *known = task->known;
+    const size_t d = to->d, count = to->count + known->replay_count;
+    size_t bytes;
+    float *features = NULL, *logits = NULL;
+
+    if (delta_size_mul(count, d * sizeof *features, &bytes))
+        features = realloc(to->features, bytes + 1);
+    to->features = features ? features : to->features;
+    if (features && delta_size_mul(count, to->classes * sizeof *logits, &bytes))
+        logits = realloc(to->logits, bytes + 1);
+    to->logits = logits ? logits : to->logits;
+    if (!features || !logits)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory for features");
+    memcpy(features + to->count * d, known->replay, known->replay_count * d * sizeof *features);
+    const enum delta_status st =
+        learner_features_logits(logits + to->count * to->classes, known->replay,
+                                known->replay_count, known->d, task->base, err);
+    to->count = count;
+    return st;
+}
+
 enum delta_status learner_pool_embed(struct learner_pool *out, const struct learner_task *task,
                                      size_t views, struct delta_error *err)
 {
@@ -26,9 +52,13 @@ enum delta_status learner_pool_embed(struct learner_pool *out, const struct lear
 
     if (!st && task->replay->count)
         st = learner_samples_append(&all, task->replay, err);
+    const bool known = task->known && task->replay->count && views == 1;
     if (!st)
-        st = learner_embed_views(&made.embedding, task->base, &all, views, task->budget, "features",
-                                 err);
+        st = learner_embed_views(&made.embedding, task->base, known ? task->fresh : &all, views,
+                                 task->budget, "features", err);
+    made.forwards = made.embedding.count;
+    if (!st && known)
+        st = add_known(&made.embedding, task, err);
     made.images = all.count;
     if (!st) {
         labels = learner_samples_outputs(&all, task->model);

@@ -10,6 +10,7 @@ struct learner_pool {
     struct learner_embedding embedding; /* [views * images] by the base */
     int32_t *labels;                    /* [views * images]; -1: not a class of the model */
     size_t images;
+    size_t forwards; /* images that went through the network */
 };
 
 DELTA_MUST_USE enum delta_status learner_pool_embed(struct learner_pool *out,

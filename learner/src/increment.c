@@ -181,6 +181,7 @@ static enum delta_status judge(struct increment *work, struct learner_report *fo
                                         .probe = probe,
                                         .train = &work->train,
                                         .held = &work->held,
+                                        .known = task->known,
                                         .options = task->options,
                                         .budget = &patient};
 
@@ -228,14 +229,16 @@ enum delta_status learner_increment(struct delta_model *out, const struct delta_
     const struct learner_samples *probe = exemplars ? &exemplars->probe : &work.none;
     strncat(found.method, method->name, sizeof found.method - 1);
     st = prepare(&work, base, fresh, &plan, err);
-    work.task = (struct learner_task){.model = &work.model,
-                                      .base = base,
-                                      .fresh = &work.train,
-                                      .replay = exemplars ? &exemplars->replay : &work.none,
-                                      .options = options,
-                                      .budget = &plan,
-                                      .guard_images = guard_images(options, probe, &work),
-                                      .stage_began_ms = delta_clock_monotonic_ms(&clock)};
+    work.task = (struct learner_task){
+        .model = &work.model,
+        .base = base,
+        .fresh = &work.train,
+        .replay = exemplars ? &exemplars->replay : &work.none,
+        .known = exemplars ? learner_exemplars_features(exemplars, base) : NULL,
+        .options = options,
+        .budget = &plan,
+        .guard_images = guard_images(options, probe, &work),
+        .stage_began_ms = delta_clock_monotonic_ms(&clock)};
     found.new_images = work.train.count;
     found.replay_images = work.task.replay->count;
     if (!st)

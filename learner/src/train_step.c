@@ -1,4 +1,5 @@
 /* One step of a training run. */
+#include "embed.h"
 #include "gather.h"
 #include "graph.h"
 #include "net_device.h"
@@ -22,16 +23,6 @@ static enum delta_status check_gradients(struct learner_net *net, struct delta_e
     return DELTA_OK;
 }
 
-static size_t best_of(const float *logits, size_t classes)
-{
-    size_t best = 0;
-
-    for (size_t k = 1; k < classes; k++)
-        if (logits[k] > logits[best])
-            best = k;
-    return best;
-}
-
 static size_t count_correct(const struct learner_net *net, const int32_t *labels, size_t n)
 {
     const size_t classes = learner_net_class_count(net);
@@ -39,7 +30,7 @@ static size_t count_correct(const struct learner_net *net, const int32_t *labels
     size_t correct = 0;
 
     for (size_t i = 0; i < n; i++)
-        correct += best_of(logits + i * classes, classes) == (size_t)labels[i];
+        correct += learner_best_of(logits + i * classes, classes) == (size_t)labels[i];
     return correct;
 }
 

@@ -1,4 +1,5 @@
 /* The exemplar file, behind its digest. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "fuzz.h"
@@ -11,6 +12,21 @@ static void check(const struct learner_samples *set)
             abort();
 }
 
+static void check_features(const struct learner_exemplars *exemplars)
+{
+    const struct learner_features *features = &exemplars->features;
+
+    if (features->replay_count != exemplars->replay.count ||
+        features->probe_count != exemplars->probe.count)
+        abort();
+    for (size_t i = 0; i < features->d * features->replay_count; i++)
+        if (!isfinite(features->replay[i]))
+            abort();
+    for (size_t i = 0; i < features->d * features->probe_count; i++)
+        if (!isfinite(features->probe[i]))
+            abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct learner_exemplars exemplars;
@@ -19,6 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     check(&exemplars.replay);
     check(&exemplars.probe);
+    if (exemplars.features.d)
+        check_features(&exemplars);
     learner_exemplars_release(&exemplars);
     return 0;
 }

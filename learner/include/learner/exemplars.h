@@ -5,16 +5,30 @@
 
 #include "learner/samples.h"
 
-struct learner_exemplars {
-    struct learner_samples replay; /* trained on */
-    struct learner_samples probe;  /* never trained on: self-test, guard, health check */
+/* What the network below the classifier makes of the exemplars: pooled features. They stay true
+ * while only head rows change, so that a class is learned without looking at old images again. */
+struct learner_features {
+    struct delta_digest body;            /* of the network that made them (learner_body_digest) */
+    size_t d, replay_count, probe_count; /* d is 0: there are none */
+    float *replay, *probe;               /* owned, [count, d] */
 };
+
+struct learner_exemplars {
+    struct learner_samples replay;    /* trained on */
+    struct learner_samples probe;     /* never trained on: self-test, guard, health check */
+    struct learner_features features; /* of both, or none */
+};
+
+#define LEARNER_EXEMPLARS_INIT                                                                     \
+    {                                                                                              \
+        .features = {.d = 0 }                                                                      \
+    }
 
 void learner_exemplars_release(struct learner_exemplars *exemplars);
 
 /* Herding (Welling 2009; Rebuffi et al. 2017, iCaRL): greedily the images whose mean feature comes
  * closest to the class mean in the model's feature space; `per_class` to replay. The probe set is
- * `probe_per_class` images drawn by seed from those not chosen. */
+ * `probe_per_class` images drawn by seed from those not chosen. The features of both are kept. */
 DELTA_MUST_USE enum delta_status learner_exemplars_choose(struct learner_exemplars *out,
                                                           const struct delta_model *model,
                                                           const struct learner_samples *from,
@@ -32,11 +46,22 @@ DELTA_MUST_USE enum delta_status learner_exemplars_save(const struct learner_exe
 DELTA_MUST_USE enum delta_status learner_exemplars_load(struct learner_exemplars *out,
                                                         const char *path, struct delta_error *err);
 /* Splits `samples` (new classes) into replay and probe and appends both: what a device does after
- * it learned a class. At most per_class and probe_per_class of each. */
+ * it learned a class. At most per_class and probe_per_class of each. Features made by another
+ * network than the model's are made anew, so that they are those of all exemplars. */
 DELTA_MUST_USE enum delta_status learner_exemplars_add(struct learner_exemplars *exemplars,
                                                        const struct delta_model *model,
                                                        const struct learner_samples *samples,
                                                        size_t per_class, size_t probe_per_class,
                                                        uint64_t seed, struct delta_error *err);
+
+/* The features, if they are those of all exemplars by the model's network; else NULL. They belong
+ * to the exemplars. Reads the whole model once (SHA-256). */
+const struct learner_features *learner_exemplars_features(const struct learner_exemplars *exemplars,
+                                                          const struct delta_model *model);
+/* Name of everything that makes the features of an image: architecture and all tensors but the
+ * classifier's, whatever is frozen.  fails: what delta_model_digest fails with */
+DELTA_MUST_USE enum delta_status learner_body_digest(struct delta_digest *out,
+                                                     const struct delta_model *model,
+                                                     struct delta_error *err);
 
 #endif

@@ -117,7 +117,7 @@ enum delta_status exp_make_exemplars(const struct learner_experiment *plan,
      */
     const struct learner_budget budget = {
         .device = plan->device, .threads = (int)plan->threads, .seed = PROBE_SEED};
-    struct learner_exemplars exemplars = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct learner_exemplars exemplars = LEARNER_EXEMPLARS_INIT;
     struct learner_samples data = LEARNER_SAMPLES_INIT;
     struct delta_model model = DELTA_MODEL_INIT;
     enum delta_status st = exp_base_open(&model, plan, run, files->base, err);

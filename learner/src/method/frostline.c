@@ -119,8 +119,8 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
 
     if (st)
         return st;
-    const int64_t until_ms = fit_until(task, pool.embedding.count, begun_ms);
-    task->image_passes += (double)pool.embedding.count / 3;
+    const int64_t until_ms = fit_until(task, pool.forwards, begun_ms);
+    task->image_passes += (double)pool.forwards / 3;
     st = stage_a(task, &pool, until_ms, err);
     if (!st && more)
         st = learner_task_offer(task, "A", err);

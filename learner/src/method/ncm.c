@@ -65,7 +65,7 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
         st = set_means(weight->data, task->model->class_count, &pool, err);
     if (!st) {
         memset(bias->data, 0, bias->count * sizeof *bias->data);
-        task->image_passes += (double)pool.embedding.count / 3;
+        task->image_passes += (double)pool.forwards / 3;
         st = delta_tensor_set_freeze(weight, DELTA_FREEZE_LIVE, NULL, 0, err);
     }
     if (!st)

@@ -1,13 +1,17 @@
 #include "fixture.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "delta/file.h"
+#include "embed.h"
+#include "exemplar_features.h"
 #include "holdout.h"
 #include "learner/exemplars.h"
+#include "learner/learn.h"
 
 static struct harness_scratch scratch;
 static struct delta_model model;
@@ -112,11 +116,151 @@ static void exemplars_survive_a_file(void **state)
     learner_exemplars_release(&b);
     learner_exemplars_release(&a);
     /* an empty set is a valid file too */
-    a = (struct learner_exemplars){LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    a = (struct learner_exemplars)LEARNER_EXEMPLARS_INIT;
     assert_ok(learner_exemplars_save(&a, path, &err));
     assert_ok(learner_exemplars_load(&b, path, &err));
     assert_int_equal(b.replay.count, 0);
     learner_exemplars_release(&b);
+    learner_samples_release(&set);
+}
+
+static void near_rows(const float *a, const float *b, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        assert_true(fabsf(a[i] - b[i]) <= 1e-5f * (1 + fabsf(b[i])));
+}
+
+/* What is kept is what the network makes of each image, in the file too. */
+static void exemplars_keep_their_features(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=3,train=12");
+    const char *path = harness_path(&scratch, "f.flx");
+    struct learner_embedding replay, probe;
+    struct learner_exemplars a, b;
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    assert_ok(learner_exemplars_choose(&a, &model, &set, 5, 3, 7, &err));
+    assert_ok(learner_exemplars_save(&a, path, &err));
+    assert_ok(learner_exemplars_load(&b, path, &err));
+    const struct learner_features *known = learner_exemplars_features(&b, &model);
+    assert_non_null(known);
+    assert_ok(learner_embed(&replay, &model, &a.replay, NULL, "features", &err));
+    assert_ok(learner_embed(&probe, &model, &a.probe, NULL, "features", &err));
+    assert_int_equal(known->d, replay.d);
+    assert_int_equal(known->replay_count, 15);
+    assert_int_equal(known->probe_count, 9);
+    near_rows(known->replay, replay.features, 15 * replay.d);
+    near_rows(known->probe, probe.features, 9 * replay.d);
+    learner_embedding_release(&replay);
+    learner_embedding_release(&probe);
+    learner_exemplars_release(&a);
+    learner_exemplars_release(&b);
+    learner_samples_release(&set);
+}
+
+/* Head rows may change, the network not; an image more or less makes them nobody's. */
+static void features_are_those_of_one_network(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=2,train=8");
+    struct delta_model other = DELTA_MODEL_INIT;
+    struct delta_class_id id;
+    struct delta_tensor *weight, *bias;
+    struct learner_exemplars a;
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    assert_ok(learner_exemplars_choose(&a, &model, &set, 3, 2, 7, &err));
+    assert_ok(delta_model_copy(&other, &model, &err));
+    assert_ok(delta_class_id_make(&id, "another", &err));
+    assert_ok(delta_model_grow_head(&other, &id, 1, &err));
+    assert_ok(delta_model_head(&other, &weight, &bias, &err));
+    weight->data[0] += 1;
+    assert_true(learner_same_body(&model, &other));
+    assert_non_null(learner_exemplars_features(&a, &other));
+    other.tensors[0].data[0] += 1e-6f;
+    assert_false(learner_same_body(&model, &other));
+    assert_null(learner_exemplars_features(&a, &other));
+    assert_ok(learner_samples_append(&a.replay, &set, &err));
+    assert_null(learner_exemplars_features(&a, &model));
+    delta_model_release(&other);
+    learner_exemplars_release(&a);
+    learner_samples_release(&set);
+}
+
+/* A class learned by the same network adds its features; another network makes all anew. */
+static void features_follow_what_is_added(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=3,train=15"), old, more;
+    struct delta_model other = DELTA_MODEL_INIT;
+    struct learner_exemplars all;
+    struct learner_embedding made;
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    assert_ok(learner_samples_select(&old, &set, set.classes, 2, 0, &err));
+    assert_ok(learner_samples_select(&more, &set, set.classes + 2, 1, 0, &err));
+    assert_ok(delta_model_copy(&other, &model, &err));
+    other.tensors[0].data[0] += 0.25f;
+    for (int changed = 0; changed < 2; changed++) {
+        const struct delta_model *by = changed ? &other : &model;
+        assert_ok(learner_exemplars_choose(&all, &model, &old, 4, 3, 7, &err));
+        assert_ok(learner_exemplars_add(&all, by, &more, 4, 3, 7, &err));
+        const struct learner_features *known = learner_exemplars_features(&all, by);
+        assert_non_null(known);
+        assert_int_equal(known->replay_count, 12);
+        assert_int_equal(known->probe_count, 9);
+        assert_ok(learner_embed(&made, by, &all.replay, NULL, "features", &err));
+        near_rows(known->replay, made.features, 12 * made.d);
+        learner_embedding_release(&made);
+        learner_exemplars_release(&all);
+    }
+    delta_model_release(&other);
+    learner_samples_release(&old);
+    learner_samples_release(&more);
+    learner_samples_release(&set);
+}
+
+/* Learning from what is known gives what looking at every old image gives, for fewer passes. */
+static void known_features_save_passes_and_change_nothing(void **state)
+{
+    struct learner_samples set = synthetic("synthetic:classes=3,train=20"), old, more;
+    struct learner_increment_options options = learner_increment_defaults("frostline");
+    struct delta_model base, learned[2];
+    struct learner_report report[2];
+    struct learner_exemplars all;
+    struct delta_tensor *weight[2], *bias[2];
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    assert_ok(learner_samples_select(&old, &set, set.classes, 2, 0, &err));
+    assert_ok(learner_samples_select(&more, &set, set.classes + 2, 1, 0, &err));
+    assert_ok(learner_net_init_model(&base, &model.arch, old.classes, 2, 1, &err));
+    assert_ok(learner_exemplars_choose(&all, &base, &old, 8, 6, 7, &err));
+    options.stages = "A";
+    options.max_old_drop = 1;
+    options.min_new_recall = 0;
+    for (int unknown = 0; unknown < 2; unknown++) {
+        if (unknown)
+            learner_features_release(&all.features);
+        assert_ok(learner_increment(&learned[unknown], &base, &more, &all, &options, NULL,
+                                    &report[unknown], &err));
+        assert_ok(delta_model_head(&learned[unknown], &weight[unknown], &bias[unknown], &err));
+    }
+    /* 16 exemplars, 12 probes before and 12 after, forward only */
+    assert_true(fabs(report[1].image_passes - report[0].image_passes - 40.0 / 3) < 1e-9);
+    assert_int_equal(report[0].probe_images, 12);
+    assert_int_equal(report[1].probe_images, 12);
+    assert_true(report[0].old_before == report[1].old_before);
+    for (size_t i = 0; i < weight[0]->count; i++)
+        assert_true(fabsf(weight[0]->data[i] - weight[1]->data[i]) <=
+                    1e-3f * (1 + fabsf(weight[1]->data[i])));
+    for (int i = 0; i < 2; i++)
+        delta_model_release(&learned[i]);
+    delta_model_release(&base);
+    learner_exemplars_release(&all);
+    learner_samples_release(&old);
+    learner_samples_release(&more);
     learner_samples_release(&set);
 }
 
@@ -227,7 +371,7 @@ static void exemplars_that_state_too_much_are_refused(void **state)
 static void exemplars_added_probes_were_held_out(void **state)
 {
     struct learner_samples set = synthetic("synthetic:classes=2,train=15"), held_set;
-    struct learner_exemplars all = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct learner_exemplars all = LEARNER_EXEMPLARS_INIT;
     struct delta_error err = DELTA_ERROR_INIT;
     bool held[30];
     (void)state;
@@ -273,6 +417,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exemplars_choice_is_balanced_and_disjoint),
         cmocka_unit_test(exemplars_survive_a_file),
+        cmocka_unit_test(exemplars_keep_their_features),
+        cmocka_unit_test(features_are_those_of_one_network),
+        cmocka_unit_test(features_follow_what_is_added),
+        cmocka_unit_test(known_features_save_passes_and_change_nothing),
         cmocka_unit_test(exemplars_damage_is_rejected),
         cmocka_unit_test(exemplars_forged_header_is_rejected),
         cmocka_unit_test(exemplars_that_state_too_much_are_refused),

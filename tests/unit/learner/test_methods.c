@@ -112,7 +112,7 @@ static struct learner_increment_options unguarded(const char *method)
 
 static void learn(struct result *result, const struct learner_increment_options *options)
 {
-    const struct learner_exemplars all = {f.all_old, f.exemplars.probe};
+    const struct learner_exemplars all = {.replay = f.all_old, .probe = f.exemplars.probe};
     const bool joint = strcmp(options->method, "joint") == 0;
     struct delta_error err = DELTA_ERROR_INIT;
 

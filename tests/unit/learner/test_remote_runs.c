@@ -190,7 +190,7 @@ static void learn(struct delta_model *out, const struct delta_model *base,
 static void methods_are_the_oracles(void **state)
 {
     struct learner_samples all = LEARNER_SAMPLES_INIT, fresh = LEARNER_SAMPLES_INIT;
-    struct learner_exemplars exemplars = {LEARNER_SAMPLES_INIT, LEARNER_SAMPLES_INIT};
+    struct learner_exemplars exemplars = LEARNER_EXEMPLARS_INIT;
     const struct fixture_row row = {"resnet18", "cifar", 3, 32};
     struct delta_model base = DELTA_MODEL_INIT;
     struct delta_error err = DELTA_ERROR_INIT;
