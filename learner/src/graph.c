@@ -77,12 +77,32 @@ static bool is_fused(const struct learner_net *net, size_t l, bool fuses)
     return fuses && (!net->train || net->live[l].folded || is_prefix(net, l));
 }
 
-/* Last step that reads layer l's output (y, or z normalised), and the first that writes its
- * gradient. */
+/* Whether y is for the forward pass alone: backward finds it by normalising z, which it needs
+ * anyway, as if the layer were lazy. Not where a convolution of single pixels reads it, which would
+ * have to copy what else it takes from its place. */
+static bool is_passing(const struct learner_net *net, size_t l)
+{
+    const struct learner_layer *layer = &net->layers.items[l];
+
+    if (net->device->ops->whole_outputs || layer->kind != LEARNER_LAYER_CONV ||
+        layer->residual >= 0 || !has_gradient(net, l) || net->live[l].folded)
+        return false;
+    for (size_t user = l + 1; user < net->layers.count; user++) {
+        const struct learner_layer *other = &net->layers.items[user];
+        if (other->input == (int)l && (other->kind == LEARNER_LAYER_MAX_POOL ||
+                                       (other->kind == LEARNER_LAYER_CONV && other->kernel == 1)))
+            return false;
+    }
+    return true;
+}
+
+/* Last steps of both passes that read layer l's output (y, or z normalised), 0 where backward does
+ * not, and the first that writes its gradient. */
 static void output_times(const struct learner_net *net, size_t l, size_t *last_read,
-                         size_t *first_gradient)
+                         size_t *last_read_back, size_t *first_gradient)
 {
     *last_read = time_norm(l);
+    *last_read_back = 0;
     *first_gradient = time_back(net, time_norm(l));
     for (size_t user = l + 1; user < net->layers.count; user++) {
         const struct learner_layer *layer = &net->layers.items[user];
@@ -96,13 +116,13 @@ static void output_times(const struct learner_net *net, size_t l, size_t *last_r
         *last_read = later(*last_read, read);
         /* weight gradients and the maximum's place are found from the input */
         if (has_gradient(net, user) && layer->input == (int)l)
-            *last_read = later(*last_read, time_back(net, time_conv(user)));
+            *last_read_back = later(*last_read_back, time_back(net, time_conv(user)));
         if (time_back(net, read) < *first_gradient)
             *first_gradient = time_back(net, read);
     }
     /* the activation's mask */
     if (has_gradient(net, l) && net->layers.items[l].kind == LEARNER_LAYER_CONV)
-        *last_read = later(*last_read, time_back(net, time_norm(l)));
+        *last_read_back = later(*last_read_back, time_back(net, time_norm(l)));
 }
 
 static void plan_layer(struct learner_net *net, struct learner_arena *arena, size_t l, bool fuses)
@@ -113,9 +133,13 @@ static void plan_layer(struct learner_net *net, struct learner_arena *arena, siz
     const size_t channels = layer->out.c;
     const bool is_conv = layer->kind == LEARNER_LAYER_CONV;
     const bool fused = is_fused(net, l, fuses), lazy = !fused && learner_graph_is_lazy(net, l);
-    size_t last_read, first_gradient;
+    const bool passing = is_passing(net, l);
+    size_t last_read, last_read_back, first_gradient;
 
-    output_times(net, l, &last_read, &first_gradient);
+    output_times(net, l, &last_read, &last_read_back, &first_gradient);
+    const size_t z_read = later(lazy ? last_read : 0, lazy || passing ? last_read_back : 0);
+    if (!passing)
+        last_read = later(last_read, last_read_back);
     if (layer->kind == LEARNER_LAYER_POOL || layer->kind == LEARNER_LAYER_HEAD)
         last_read = end;       /* what a caller looks at */
     if (is_boundary(net, l)) { /* and what it may take for a cache after a forward pass */
@@ -131,7 +155,7 @@ static void plan_layer(struct learner_net *net, struct learner_arena *arena, siz
     if (!lazy)
         learner_arena_add(arena, &memory->y, images, count, begins, last_read);
     if (is_conv) {
-        size_t z_last = lazy ? last_read : time_norm(l);
+        size_t z_last = later(z_read, time_norm(l));
         if (has_gradient(net, l) && !net->live[l].folded)
             z_last = later(z_last, time_back(net, time_norm(l)));
         if (!fused)
@@ -202,7 +226,7 @@ static float *gradient_of(const struct learner_net *net, int layer)
     return layer < 0 ? NULL : net->memory[layer].d;
 }
 
-static struct learner_op conv_op(const struct learner_net *net, size_t l)
+static struct learner_op conv_op(const struct learner_net *net, size_t l, bool back)
 {
     const struct learner_layer *layer = &net->layers.items[l];
     const struct learner_layer_memory *memory = &net->memory[l];
@@ -226,7 +250,9 @@ static struct learner_op conv_op(const struct learner_net *net, size_t l)
                             .mean = param[3].data,
                             .sums = memory->sums};
 
-    if (layer->input >= 0 && !net->memory[layer->input].y) {
+    if (layer->input >= 0 &&
+        (!net->memory[layer->input].y || (back && is_passing(net, (size_t)layer->input)))) {
+        op.x = net->memory[layer->input].z;
         op.x_gain = net->memory[layer->input].gain;
         op.x_offset = net->memory[layer->input].offset;
         op.x_act = net->layers.items[layer->input].act;
@@ -272,7 +298,7 @@ static struct learner_op norm_op(const struct learner_net *net, size_t l)
  * readers then find it normalised. */
 static struct learner_op fused_op(const struct learner_net *net, size_t l)
 {
-    const struct learner_op conv = conv_op(net, l);
+    const struct learner_op conv = conv_op(net, l, false);
     struct learner_op op = norm_op(net, l);
 
     op.kind = LEARNER_OP_CONV_NORM;
@@ -293,7 +319,7 @@ static struct learner_op fused_op(const struct learner_net *net, size_t l)
 /* A fused operation inside a training pass still gets a lazy input. */
 static struct learner_op fused_train_op(const struct learner_net *net, size_t l)
 {
-    const struct learner_op conv = conv_op(net, l);
+    const struct learner_op conv = conv_op(net, l, false);
     struct learner_op op = fused_op(net, l);
 
     op.x_gain = conv.x_gain;
@@ -347,7 +373,7 @@ static void make_forward(struct learner_net *net, bool fuses)
         } else if (is_fused(net, l, fuses)) {
             list->items[list->count++] = fused_train_op(net, l);
         } else {
-            list->items[list->count++] = conv_op(net, l);
+            list->items[list->count++] = conv_op(net, l, false);
             list->items[list->count++] = norm_op(net, l);
         }
     }
@@ -370,12 +396,14 @@ static void make_backward(struct learner_net *net)
             op = norm_op(net, l);
             if (net->live[l].folded)
                 op.x = NULL; /* its memory is another's by now */
+            if (is_passing(net, l))
+                op.y = NULL; /* likewise */
             if (op.dresidual) {
                 op.dresidual_add = written[layer->residual];
                 written[layer->residual] = true;
             }
             list->items[list->count++] = op;
-            op = conv_op(net, l);
+            op = conv_op(net, l, true);
         } else {
             op = tail_op(net, l);
         }

@@ -11,7 +11,8 @@
 /* The buffers of a layer; NULL where it needs none.
  *   z   a convolution's output before its batch norm
  *   y   the layer's output. A layer whose only readers are convolutions keeps z alone: they
- *       normalise what they load
+ *       normalise what they load. Where others read it too, but nothing was added to it, y lives
+ *       through the forward pass only: backward takes z in the same way
  *   d   gradient of the output, then, in place, of z */
 struct learner_layer_memory {
     float *y, *z, *d;
