@@ -55,6 +55,11 @@ struct learner_op {
      * is the gradient of that. x_gain NULL: x itself */
     const float *x_gain, *x_offset;
     enum learner_act x_act;
+    /* Backward, in TRAIN. CONV with x_gain that writes dx last: [2][ci], sums over all pixels of g
+     * and of g (x - x_mean), where g is dx as far as x_act lets it pass. NORM: those sums, which
+     * spare it a pass over x and dy. NULL: not wanted, not there */
+    const float *x_mean;
+    double *back_sums;
 
     const float *weight, *bias;  /* CONV [co, ci / groups, k, k]; LINEAR [out, in], [out] */
     const float *scale, *shift;  /* NORM [c]: gamma, beta */

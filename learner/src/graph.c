@@ -125,6 +125,17 @@ static void output_times(const struct learner_net *net, size_t l, size_t *last_r
         *last_read_back = later(*last_read_back, time_back(net, time_norm(l)));
 }
 
+/* Whether the convolution that reads layer l, which is lazy, can add up what l's norm wants of the
+ * gradient: no other adds to it afterwards. */
+static bool has_back_sums(const struct learner_net *net, size_t l)
+{
+    size_t readers = 0;
+
+    for (size_t user = l + 1; user < net->layers.count; user++)
+        readers += net->layers.items[user].input == (int)l;
+    return net->train && has_gradient(net, l) && readers == 1 && learner_graph_is_lazy(net, l);
+}
+
 static void plan_layer(struct learner_net *net, struct learner_arena *arena, size_t l, bool fuses)
 {
     const struct learner_layer *layer = &net->layers.items[l];
@@ -167,6 +178,9 @@ static void plan_layer(struct learner_net *net, struct learner_arena *arena, siz
         if (net->train)
             learner_arena_add(arena, &memory->sums, 2 * sizeof(double) / sizeof(float), channels,
                               time_conv(l), time_norm(l));
+        if (has_back_sums(net, l))
+            learner_arena_add(arena, &memory->back_sums, 2 * sizeof(double) / sizeof(float),
+                              channels, first_gradient, time_back(net, time_norm(l)));
     }
     if (!has_gradient(net, l))
         return;
@@ -256,6 +270,8 @@ static struct learner_op conv_op(const struct learner_net *net, size_t l, bool b
         op.x_gain = net->memory[layer->input].gain;
         op.x_offset = net->memory[layer->input].offset;
         op.x_act = net->layers.items[layer->input].act;
+        op.x_mean = net->memory[layer->input].batch_mean;
+        op.back_sums = back ? net->memory[layer->input].back_sums : NULL;
     }
     return op;
 }
@@ -285,7 +301,8 @@ static struct learner_op norm_op(const struct learner_net *net, size_t l)
                             .inv_std = memory->inv_std,
                             .gain = memory->gain,
                             .offset = memory->offset,
-                            .sums = memory->sums};
+                            .sums = memory->sums,
+                            .back_sums = memory->back_sums};
 
     if (layer->residual >= 0) {
         op.residual = net->memory[layer->residual].y;

@@ -17,7 +17,7 @@
 struct learner_layer_memory {
     float *y, *z, *d;
     float *batch_mean, *inv_std, *gain, *offset;
-    double *sums;
+    double *sums, *back_sums;
 };
 
 /* Host memory of a net on a device apart (see remote in device.h), all of it owned; NULL on the

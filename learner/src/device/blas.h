@@ -99,10 +99,18 @@ void blas_conv_backward(const struct blas_job *job);
 
 bool blas_winograd_fits(const struct learner_op *op);
 
-/* For algorithms that do not add up op->sums themselves: reads y once more. */
+/* For algorithms that do not add up op->sums themselves: reads y once more; op->back_sums: reads x
+ * and dx once more. */
 void blas_conv_sums(const struct blas_job *job);
+void blas_conv_back_sums(const struct blas_job *job);
+static inline bool blas_wants_back_sums(const struct blas_job *job)
+{
+    return job->op->back_sums && job->pass->mode == LEARNER_TRAIN;
+}
 
 /* blas_norm.c */
+#define BLAS_SUMS_FLOATS                                                                           \
+    6 /* of a member's scratch for a channel: two sums in float and in double */
 DELTA_MUST_USE enum delta_status blas_norm_prepare(struct blas *blas, const struct learner_op *op,
                                                    struct delta_error *err);
 void blas_norm_forward(const struct blas_job *job);
@@ -112,6 +120,10 @@ void blas_norm_bounds(struct learner_kernel_norm *norm, enum learner_act act); /
 void blas_norm_fold(struct blas *blas, const struct learner_op *op);
 /* The sums that a convolution's op wants: reads y once more. Needs what prepare asked for. */
 void blas_norm_sums(const struct blas_job *job);
+void blas_norm_back_sums(const struct blas_job *job);
+/* For norm_reduce, of channels c.. of what a convolution's op->back_sums are about; without sums */
+struct learner_kernel_norm_back blas_norm_back_of(const struct learner_op *op, size_t c,
+                                                  size_t channels);
 /* In place: y = act(y * gain + offset + residual) for `pixels` from pixel `first` on. On a tile of
  * some channels: kernels->normalise with a copy of blas->norm. */
 void blas_norm_finish(const struct blas_job *job, size_t first, size_t pixels);

@@ -22,8 +22,8 @@ enum delta_status blas_norm_prepare(struct blas *blas, const struct learner_op *
 {
     const size_t channels = op->out.c;
 
-    /* of a member: two sums in float and in double; shared: gain, offset, slope, constant */
-    return blas_scratch(blas, 6 * channels, 4 * channels, op, err);
+    /* shared: gain, offset, slope, constant */
+    return blas_scratch(blas, BLAS_SUMS_FLOATS * channels, 4 * channels, op, err);
 }
 
 void blas_norm_bounds(struct learner_kernel_norm *norm, enum learner_act act)
@@ -82,7 +82,7 @@ static float *start_sums(const struct work *work, size_t member)
 {
     const size_t channels = work->norm.channels;
 
-    memset(member_totals(work->job->blas, member), 0, 6 * channels * sizeof(float));
+    memset(member_totals(work->job->blas, member), 0, BLAS_SUMS_FLOATS * channels * sizeof(float));
     return member_sums(work->job->blas, member, channels);
 }
 
@@ -262,10 +262,10 @@ static void apply(void *context, size_t member, size_t members)
     }
 }
 
-static void use_sums(const struct work *work, float *slope, float *constant)
+static void use_sums(const struct work *work, const double *sum, float *slope, float *constant)
 {
     const struct learner_op *op = work->job->op;
-    const double *sum = total_sums(work), *sum_x = sum + op->in.c;
+    const double *sum_x = sum + op->in.c;
     const double pixels = (double)work->pixels;
 
     for (size_t c = 0; c < op->in.c; c++) {
@@ -300,6 +300,36 @@ static struct learner_kernel_norm_back back_of(const struct work *work)
     };
 }
 
+struct learner_kernel_norm_back blas_norm_back_of(const struct learner_op *op, size_t c,
+                                                  size_t channels)
+{
+    struct learner_kernel_norm_back back = {
+        .norm = {.channels = channels,
+                 .stride = op->in.c,
+                 .gain = op->x_gain + c,
+                 .offset = op->x_offset + c},
+        .act = op->x_act != LEARNER_ACT_NONE,
+        .x = op->x + c,
+        .dy = op->dx + c,
+        .mean = op->x_mean + c,
+    };
+
+    blas_norm_bounds(&back.norm, op->x_act);
+    return back;
+}
+
+void blas_norm_back_sums(const struct blas_job *job)
+{
+    const struct learner_op *op = job->op;
+    struct work work = {.job = job,
+                        .pixels = job->pass->n * op->in.h * op->in.w,
+                        .norm = {.channels = op->in.c},
+                        .back = blas_norm_back_of(op, 0, op->in.c)};
+
+    learner_pool_run(job->blas->pool, reduce, &work);
+    memcpy(op->back_sums, total_sums(&work), 2 * op->in.c * sizeof(double));
+}
+
 void blas_norm_backward(const struct blas_job *job)
 {
     const struct learner_op *op = job->op;
@@ -314,8 +344,12 @@ void blas_norm_backward(const struct blas_job *job)
         learner_pool_run(pool, apply, &work);
         return;
     }
-    learner_pool_run(pool, reduce, &work);
-    use_sums(&work, shared + 2 * op->in.c, shared + 3 * op->in.c);
+    const double *sums = work.fixed ? NULL : op->back_sums;
+    if (!sums) {
+        learner_pool_run(pool, reduce, &work);
+        sums = total_sums(&work);
+    }
+    use_sums(&work, sums, shared + 2 * op->in.c, shared + 3 * op->in.c);
     if (work.fixed)
         return;
     if (op->dresidual && !op->dresidual_add) { /* holds what the activation let pass */

@@ -18,7 +18,9 @@ enum delta_status blas_conv_prepare(struct blas *blas, const struct learner_op *
         return delta_fail(err, DELTA_UNSUPPORTED,
                           "layer '%s': %zu groups of %zu channels are not supported", op->name,
                           op->groups, op->in.c);
-    const enum delta_status st = blas_norm_prepare(blas, op, err); /* for its sums */
+    enum delta_status st = blas_norm_prepare(blas, op, err); /* for its sums */
+    if (!st && op->back_sums)
+        st = blas_scratch(blas, BLAS_SUMS_FLOATS * op->in.c, 0, op, err);
     if (st)
         return st;
     if (op->kind == LEARNER_OP_CONV_NORM) {
@@ -34,6 +36,12 @@ void blas_conv_sums(const struct blas_job *job)
 {
     if (job->op->kind == LEARNER_OP_CONV && job->pass->mode == LEARNER_TRAIN && job->op->sums)
         blas_norm_sums(job);
+}
+
+void blas_conv_back_sums(const struct blas_job *job)
+{
+    if (blas_wants_back_sums(job))
+        blas_norm_back_sums(job);
 }
 
 void blas_conv_forward(const struct blas_job *job)

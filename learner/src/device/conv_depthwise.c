@@ -21,7 +21,7 @@ struct plan {
 };
 
 struct buffers {
-    double *totals; /* [taps][padded] of the weights; or [2][padded] of the outputs */
+    double *totals; /* [taps][padded] of the weights, back_sums; or [2][padded] of the outputs */
     float *x, *dy;  /* rings: [k][columns][strip] */
     float *zero;    /* a row outside of the image */
     float *dweight; /* [taps][strip] */
@@ -65,7 +65,7 @@ static struct plan plan_of(const struct learner_op *op, size_t n, size_t members
         plan.bands = UNITS_PER_MEMBER * members / (n * plan.strips);
     if (plan.bands > op->out.h)
         plan.bands = op->out.h;
-    plan.floats = 2 * larger(k * k, 2) * plan.padded +
+    plan.floats = 2 * (k * k + 2) * plan.padded +
                   plan.strip * (k * (plan.x_cols + plan.dy_cols) +
                                 larger(plan.x_cols, plan.dy_cols) + k * k + 2);
     return plan;
@@ -92,7 +92,7 @@ static struct buffers buffers_of(const struct blas *blas, const struct plan *pla
     float *at = blas->scratch + member * blas->scratch_floats;
 
     b.totals = (double *)(void *)at;
-    at += 2 * larger(plan->k * plan->k, 2) * plan->padded;
+    at += 2 * (plan->k * plan->k + 2) * plan->padded;
     b.x = at;
     at += plan->k * plan->x_cols * plan->strip;
     b.dy = at;
@@ -107,7 +107,7 @@ static struct buffers buffers_of(const struct blas *blas, const struct plan *pla
 struct work {
     const struct blas_job *job;
     struct plan plan;
-    bool sums, dweight;
+    bool sums, dweight, back_sums;
 };
 
 /* One strip of some rows of one image. */
@@ -118,6 +118,7 @@ struct unit {
     size_t c, channels;         /* first channel, and how many */
     size_t x_next;              /* first row of the input that is not loaded */
     struct learner_kernel_norm x_norm, y_norm;
+    struct learner_kernel_norm_back back;
 };
 
 static const float *ring_row(const struct unit *u, const float *ring, size_t cols, size_t row,
@@ -161,13 +162,14 @@ static struct learner_depthwise_row x_row(struct unit *u, size_t row, const floa
                                           .col_step = plan->strip};
 }
 
-static void flush_sums(const struct unit *u)
+/* at: the totals' row of the first sum; the second's comes next */
+static void flush_sums(const struct unit *u, size_t at)
 {
     const struct learner_kernels *kernels = u->work->job->blas->kernels;
     const struct plan *plan = &u->work->plan;
 
     for (size_t i = 0; i < 2; i++)
-        kernels->flush(u->buffers->totals + i * plan->padded + u->c,
+        kernels->flush(u->buffers->totals + (at + i) * plan->padded + u->c,
                        u->buffers->sums + i * plan->strip, u->channels);
     u->buffers->summed = 0;
 }
@@ -180,7 +182,7 @@ static void sum_row(const struct unit *u, const float *y)
         count =
             op->out.w - p < LEARNER_KERNEL_SUM_PIXELS ? op->out.w - p : LEARNER_KERNEL_SUM_PIXELS;
         if (u->buffers->summed + count > LEARNER_KERNEL_SUM_PIXELS)
-            flush_sums(u);
+            flush_sums(u, 0);
         u->work->job->blas->kernels->sums(y + p * op->out.c, count, u->channels, op->out.c,
                                           op->mean + u->c, u->buffers->sums,
                                           u->buffers->sums + u->work->plan.strip);
@@ -211,7 +213,7 @@ static void forward_unit(struct unit *u)
             sum_row(u, op->y + at);
     }
     if (u->work->sums)
-        flush_sums(u);
+        flush_sums(u, 0);
 }
 
 static void load_dy(const struct unit *u, size_t row)
@@ -257,6 +259,21 @@ static void dx_phase(const struct unit *u, size_t row, size_t phase, const float
         .add = op->dx_add});
 }
 
+/* What was just written and the input beside it, while both are in the cache. */
+static void back_sum_row(const struct unit *u, size_t row)
+{
+    const size_t w = u->work->job->op->in.w;
+    const size_t pixel = (u->image * u->work->job->op->in.h + row) * w;
+
+    for (size_t p = 0, count; p < w; p += count) {
+        count = w - p < LEARNER_KERNEL_SUM_PIXELS ? w - p : LEARNER_KERNEL_SUM_PIXELS;
+        if (u->buffers->summed + count > LEARNER_KERNEL_SUM_PIXELS)
+            flush_sums(u, u->work->plan.k * u->work->plan.k);
+        u->work->job->blas->kernels->norm_reduce(&u->back, pixel + p, count);
+        u->buffers->summed += count;
+    }
+}
+
 static void dx_row(const struct unit *u, size_t row)
 {
     const struct learner_op *op = u->work->job->op;
@@ -269,6 +286,8 @@ static void dx_row(const struct unit *u, size_t row)
         in[r] = ring_row(u, u->buffers->dy, plan->dy_cols, (row + op->pad - ky) / s - r, op->out.h);
     for (size_t phase = 0; phase < s && phase < op->in.w; phase++)
         dx_phase(u, row, phase, in, rows);
+    if (u->work->back_sums)
+        back_sum_row(u, row);
 }
 
 static void backward_unit(struct unit *u)
@@ -293,6 +312,8 @@ static void backward_unit(struct unit *u)
         for (; op->dx && next < op->in.h && (next + op->pad < end || row + 1 == op->out.h); next++)
             dx_row(u, next);
     }
+    if (u->work->back_sums)
+        flush_sums(u, plan->k * plan->k);
     for (size_t t = 0; u->work->dweight && t < plan->k * plan->k; t++)
         kernels->flush(u->buffers->totals + t * plan->padded + u->c,
                        u->buffers->dweight + t * plan->strip, u->channels);
@@ -313,6 +334,11 @@ static void set_norms(struct unit *u)
         u->x_norm.gain = op->x_gain + u->c;
         u->x_norm.offset = op->x_offset + u->c;
         blas_norm_bounds(&u->x_norm, op->x_act);
+    }
+    if (u->work->back_sums) {
+        u->back = blas_norm_back_of(op, u->c, u->channels);
+        u->back.sum = u->buffers->sums;
+        u->back.sum_x = u->buffers->sums + u->work->plan.strip;
     }
 }
 
@@ -394,12 +420,16 @@ static void backward(const struct blas_job *job)
     const size_t taps = work.plan.k * work.plan.k, rows = op->live ? op->live_count : op->out.c;
 
     work.dweight = op->dweight && rows;
+    work.back_sums = blas_wants_back_sums(job);
     learner_pool_run(job->blas->pool, run_units, &work);
     for (size_t r = 0; work.dweight && r < rows; r++) {
         const size_t c = op->live ? op->live[r] : r;
         for (size_t t = 0; t < taps; t++)
             op->dweight[c * taps + t] = (float)total(&work, t * work.plan.padded + c);
     }
+    for (size_t i = 0; work.back_sums && i < 2; i++)
+        for (size_t c = 0; c < op->in.c; c++)
+            op->back_sums[i * op->in.c + c] = total(&work, (taps + i) * work.plan.padded + c);
 }
 
 const struct blas_conv blas_conv_depthwise = {

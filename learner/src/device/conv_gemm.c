@@ -26,6 +26,7 @@ struct product {
     struct learner_gemm_finish finish; /* sums: of each member, filled in by it */
     bool finished;
     double *sums;
+    const struct learner_op *back; /* whose back_sums are wanted; dense products only */
 };
 
 struct work {
@@ -50,6 +51,12 @@ static size_t sums_floats(const struct product *p)
     return conv_round_up(2 * p->cols * FLOATS_OF_DOUBLE, 16);
 }
 
+/* of a block, in float; only then */
+static size_t back_floats(const struct product *p)
+{
+    return p->back ? conv_round_up(2 * p->cols, 16) : 0;
+}
+
 static size_t spare_floats(const struct product *p, size_t rows)
 {
     return is_dense(p) ? 0 : conv_round_up(rows * p->window.w * p->cols, 16);
@@ -59,7 +66,8 @@ static size_t member_floats(const struct product *p)
 {
     const size_t rows = conv_block_rows(&p->window, BLOCK_PIXELS);
 
-    return sums_floats(p) + spare_floats(p, rows) + blas_window_floats(&p->window, rows);
+    return sums_floats(p) + back_floats(p) + spare_floats(p, rows) +
+           blas_window_floats(&p->window, rows);
 }
 
 static struct product forward_product(const struct learner_op *op, size_t n)
@@ -116,6 +124,7 @@ static struct product dx_product(const struct learner_op *op, size_t n, const st
         .row_step = s * op->in.w * c,
         .image_step = op->in.h * op->in.w * c,
         .add = op->dx_add,
+        .back = s == 1 && op->back_sums ? op : NULL,
     };
 
     if (s == 1) { /* else flat pixels would lose the steps between rows */
@@ -164,6 +173,22 @@ static void clear(const struct product *p, size_t row, size_t row_end)
     }
 }
 
+/* Of some of the pixels and channels, while they are in the cache. */
+static void add_back_sums(const struct blas *blas, const struct product *p, size_t pixel,
+                          size_t pixels, size_t col, size_t col_end, double *sums, float *block)
+{
+    struct learner_kernel_norm_back back = blas_norm_back_of(p->back, col, col_end - col);
+
+    back.sum = block;
+    back.sum_x = block + p->cols;
+    for (size_t at = 0, count; at < pixels; at += count) {
+        count = pixels - at < LEARNER_KERNEL_SUM_PIXELS ? pixels - at : LEARNER_KERNEL_SUM_PIXELS;
+        blas->kernels->norm_reduce(&back, pixel + at, count);
+        blas->kernels->flush(sums + col, back.sum, col_end - col);
+        blas->kernels->flush(sums + p->cols + col, back.sum_x, col_end - col);
+    }
+}
+
 static void run_rows(const struct blas *blas, const struct product *p, size_t row, size_t row_end,
                      size_t col, size_t col_end, float *scratch)
 {
@@ -171,7 +196,9 @@ static void run_rows(const struct blas *blas, const struct product *p, size_t ro
     const bool dense = is_dense(p);
     struct learner_gemm_finish finish = p->finish;
 
-    float *spare = scratch, *band = scratch + spare_floats(p, block_rows);
+    double *sums = (double *)(void *)scratch;
+    float *block_sums = scratch + sums_floats(p), *spare = block_sums + back_floats(p);
+    float *band = spare + spare_floats(p, block_rows);
     for (; row < row_end; row += block_rows) {
         const size_t rows = row_end - row < block_rows ? row_end - row : block_rows;
         const struct blas_window_block block =
@@ -197,6 +224,8 @@ static void run_rows(const struct blas *blas, const struct product *p, size_t ro
         blas->kernels->gemm(&gemm);
         if (!dense)
             spread(p, row, rows, col, col_end, spare);
+        if (p->back)
+            add_back_sums(blas, p, row * p->window.w, block.pixels, col, col_end, sums, block_sums);
     }
 }
 
@@ -214,13 +243,14 @@ static void run_member(struct product *p, const struct blas *blas, size_t member
     if (p->sums) {
         p->finish.sums = (double *)(void *)scratch;
         p->finish.sums_stride = p->cols;
-        memset(scratch, 0, sums_floats(p) * sizeof *scratch);
     }
+    if (p->sums || p->back)
+        memset(scratch, 0, (sums_floats(p) + back_floats(p)) * sizeof *scratch);
     if (!p->window.kernel_h || !p->window.kernel_w) {
         if (member % parts == 0)
             clear(p, row, row_end);
     } else if (col < col_end) {
-        run_rows(blas, p, row, row_end, col, col_end, scratch + sums_floats(p));
+        run_rows(blas, p, row, row_end, col, col_end, scratch);
     }
 }
 
@@ -359,17 +389,15 @@ static void finish_norm(const struct blas_job *job, struct product *p)
     p->finish.high = blas->norm.high;
 }
 
-static void add_sums(const struct blas_job *job)
+/* to[count]: the sums of all members */
+static void add_sums(const struct blas *blas, double *to, size_t count)
 {
-    const struct blas *blas = job->blas;
-    const size_t count = 2 * job->op->out.c;
-
-    memset(job->op->sums, 0, count * sizeof *job->op->sums);
+    memset(to, 0, count * sizeof *to);
     for (size_t m = 0; m < learner_pool_members(blas->pool); m++) {
         const double *sums =
             (const double *)(const void *)(blas->scratch + m * blas->scratch_floats);
         for (size_t c = 0; c < count; c++)
-            job->op->sums[c] += sums[c];
+            to[c] += sums[c];
     }
 }
 
@@ -389,7 +417,7 @@ static void forward(const struct blas_job *job)
     }
     learner_pool_run(job->blas->pool, forward_member, &work);
     if (p->sums)
-        add_sums(job);
+        add_sums(job->blas, op->sums, 2 * op->out.c);
 }
 
 static void dx_member(void *context, size_t member, size_t members)
@@ -404,6 +432,7 @@ static void dx_member(void *context, size_t member, size_t members)
             const struct phase py = phase_of(op, y, op->in.h), px = phase_of(op, x, op->in.w);
             struct product p = dx_product(op, work->job->pass->n, &py, &px, y, x);
             p.packed = packed;
+            p.back = blas_wants_back_sums(work->job) ? p.back : NULL;
             packed += blas->kernels->gemm_packed_floats(py.taps * px.taps * op->out.c, op->in.c);
             if (py.count && px.count)
                 run_member(&p, blas, member, members);
@@ -416,6 +445,10 @@ static void backward_data(const struct blas_job *job)
 
     learner_pool_run(job->blas->pool, pack_dx, &packing);
     learner_pool_run(job->blas->pool, dx_member, &packing);
+    if (job->op->stride > 1)
+        blas_conv_back_sums(job);
+    else if (blas_wants_back_sums(job))
+        add_sums(job->blas, job->op->back_sums, 2 * job->op->in.c);
 }
 
 const struct blas_conv blas_conv_gemm = {

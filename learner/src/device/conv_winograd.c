@@ -273,6 +273,7 @@ static void backward_data(const struct blas_job *job)
 
     pass.layer.job = job;
     run(&pass);
+    blas_conv_back_sums(job);
 }
 
 static enum delta_status prepare(struct blas *blas, const struct learner_op *op, bool train,

@@ -151,8 +151,24 @@ static bool is_live(const struct learner_op *op, size_t channel)
     return !op->live;
 }
 
-static void conv_backward(const struct learner_op *op, size_t n)
+/* What the norm that this input was left from wants of its gradient. */
+static void conv_back_sums(const struct learner_op *op, size_t n)
 {
+    for (size_t c = 0; c < op->in.c; c++) {
+        double sum = 0, sum_x = 0;
+        for (size_t at = c; at < n * learner_shape_count(&op->in); at += op->in.c) {
+            const double g = passes(op->x_act, input(op, at)) ? op->dx[at] : 0;
+            sum += g;
+            sum_x += g * ((double)op->x[at] - op->x_mean[c]);
+        }
+        op->back_sums[c] = sum;
+        op->back_sums[op->in.c + c] = sum_x;
+    }
+}
+
+static void conv_backward(const struct learner_op *op, const struct learner_pass *pass)
+{
+    const size_t n = pass->n;
     const size_t filter = op->in.c / op->groups * op->kernel * op->kernel;
 
     if (op->dx && !op->dx_add)
@@ -160,6 +176,8 @@ static void conv_backward(const struct learner_op *op, size_t n)
             op->dx[i] = 0;
     if (op->dx)
         conv_each(op, n, CONV_DX, NULL);
+    if (op->back_sums && pass->mode == LEARNER_TRAIN)
+        conv_back_sums(op, n);
     if (!op->dweight)
         return;
     double *dweight = delta_calloc(op->out.c * filter, sizeof *dweight);
@@ -350,7 +368,7 @@ static void ref_run(struct learner_device *device, const struct learner_op *op,
     switch (op->kind) {
     case LEARNER_OP_CONV:
         if (pass->backward)
-            conv_backward(op, pass->n);
+            conv_backward(op, pass);
         else
             conv_forward(op, pass);
         break;

@@ -191,7 +191,7 @@ struct operation {
     size_t counts[24];
     size_t count;
     uint32_t live[16];
-    double sums[2 * CHANNELS_MAX];
+    double sums[2 * CHANNELS_MAX], back_sums[2 * CHANNELS_MAX];
     int first_result;
 };
 
@@ -214,7 +214,7 @@ static void operation_init(struct operation *o, const struct row *row)
     const bool conv = row->kind == CONV || row->kind == FUSED,
                windows = conv || row->kind == MAX_POOL;
 
-    assert_true(row->channels <= CHANNELS_MAX);
+    assert_true(row->channels <= CHANNELS_MAX && (!row->lazy || row->in.c <= CHANNELS_MAX));
     memset(o, 0, sizeof *o);
     op->kind = row->kind;
     op->name = row->name;
@@ -268,6 +268,8 @@ static void operation_init(struct operation *o, const struct row *row)
                     : row->lazy == LAZY_RELU6 ? LEARNER_ACT_RELU6
                                               : LEARNER_ACT_NONE;
         op->sums = o->sums;
+        op->x_mean = buffer(o, row->in.c, 15);
+        op->back_sums = o->back_sums;
     } else if (row->lazy) {
         op->y = NULL;
         op->dx = (float *)op->dy; /* in place */
@@ -336,6 +338,15 @@ static void run_ref(struct learner_device *ref, const struct operation *o, size_
     free(z);
 }
 
+/* Two sums a channel, of `terms` numbers near 1 each. */
+static void compare_sums(const char *name, const char *what, const double *found,
+                         const double *wanted, size_t count, size_t terms)
+{
+    for (size_t c = 0; c < count; c++)
+        if (!(fabs(found[c] - wanted[c]) <= 1e-4 * (fabs(wanted[c]) + (double)terms)))
+            fail_msg("%s: %s %zu is %g, wanted %g", name, what, c, found[c], wanted[c]);
+}
+
 static void compare_row(const struct row *row, enum learner_mode mode, int threads,
                         const char *kernels, const struct blas_conv *algorithm)
 {
@@ -348,9 +359,10 @@ static void compare_row(const struct row *row, enum learner_mode mode, int threa
     operation_init(&b, row);
     run_ref(ref, &a, row->n, mode);
     run(blas, &b.op, row->n, mode, row->kind != FUSED);
-    for (size_t c = 0; a.op.sums && mode == LEARNER_TRAIN && c < 2 * row->channels; c++)
-        if (!(fabs(a.sums[c] - b.sums[c]) <= 1e-4 * (fabs(a.sums[c]) + (double)row->n)))
-            fail_msg("%s: sum %zu is %g, wanted %g", row->name, c, b.sums[c], a.sums[c]);
+    if (a.op.sums && mode == LEARNER_TRAIN) {
+        compare_sums(row->name, "sum", b.sums, a.sums, 2 * row->channels, row->n);
+        compare_sums(row->name, "back sum", b.back_sums, a.back_sums, 2 * row->in.c, row->n);
+    }
     for (size_t i = 0; i < a.count; i++) {
         const double distance = fixture_distance(b.buffers[i], a.buffers[i], a.counts[i]);
         if (!(distance <= row->tolerance))
