@@ -8,6 +8,7 @@
 #include "delta/buf.h"
 
 #define BLOCK 256 /* images whose scores are computed together */
+#define FLAT 1e-5 /* gradient at which the loss is within 1e-6 of the minimum */
 
 struct problem {
     const struct learner_head_data *data;
@@ -17,6 +18,7 @@ struct problem {
     double *rest;     /* [count] log sum exp of the adjusted old logits */
     double *own;      /* [count] adjusted old logit of the label, where that is old */
     double *features; /* [BLOCK, d] */
+    double *mean;     /* [d]; zero where biases have a penalty of their own */
     double *scores;   /* [BLOCK, new] */
     const double *start;
 };
@@ -27,7 +29,31 @@ static void problem_release(struct problem *problem)
     free(problem->rest);
     free(problem->own);
     free(problem->features);
+    free(problem->mean);
     free(problem->scores);
+}
+
+/* Pooled features are positive: their mean dwarfs what differs between images, and the minimum lies
+ * in a narrow valley. A bias without penalty takes the mean in; the problem stays the same. */
+static void find_mean(struct problem *problem)
+{
+    const struct learner_head_data *data = problem->data;
+
+    for (size_t i = 0; i < data->count && !data->anchored; i++)
+        for (size_t j = 0; j < data->d; j++)
+            problem->mean[j] += data->features[i * data->d + j];
+    for (size_t j = 0; j < data->d && data->count; j++)
+        problem->mean[j] /= (double)data->count;
+}
+
+/* How much more the biases are when features are taken from their mean (way 1), or from 0 (-1). */
+static void move_biases(const struct problem *problem, double *x, double way)
+{
+    const size_t d = problem->data->d, rows = problem->data->new_classes;
+
+    for (size_t k = 0; k < rows; k++)
+        for (size_t j = 0; j < d; j++)
+            x[rows * d + k] += way * x[k * d + j] * problem->mean[j];
 }
 
 /* What remains of an image's old logits. */
@@ -54,11 +80,12 @@ static enum delta_status problem_init(struct problem *problem, struct delta_erro
 
     problem->offsets = delta_calloc(data->new_classes + 1, sizeof(double));
     problem->features = delta_calloc(BLOCK * data->d + 1, sizeof(double));
+    problem->mean = delta_calloc(data->d + 1, sizeof(double));
     problem->scores = delta_calloc(BLOCK * data->new_classes + 1, sizeof(double));
     problem->rest = delta_calloc(data->count + 1, sizeof(double));
     problem->own = delta_calloc(data->count + 1, sizeof(double));
-    if (!frequency || !problem->offsets || !problem->features || !problem->scores ||
-        !problem->rest || !problem->own) {
+    if (!frequency || !problem->offsets || !problem->features || !problem->mean ||
+        !problem->scores || !problem->rest || !problem->own) {
         free(frequency);
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory for fitting the classifier");
     }
@@ -74,6 +101,7 @@ static enum delta_status problem_init(struct problem *problem, struct delta_erro
         if (data->labels[i] >= 0)
             reduce_old(problem, i, frequency);
     free(frequency);
+    find_mean(problem);
     return DELTA_OK;
 }
 
@@ -110,8 +138,10 @@ static double one_block(struct problem *problem, size_t first, size_t n, const d
     const int k = (int)rows, d = (int)data->d;
     double loss = 0;
 
-    for (size_t i = 0; i < n * data->d; i++)
-        problem->features[i] = data->features[first * data->d + i];
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < data->d; j++)
+            problem->features[i * data->d + j] =
+                data->features[(first + i) * data->d + j] - problem->mean[j];
     for (size_t i = 0; i < n; i++)
         for (size_t r = 0; r < rows; r++)
             problem->scores[i * rows + r] = x[weights + r] + problem->offsets[r];
@@ -168,10 +198,12 @@ enum delta_status learner_head_fit(float *weight, float *bias, const struct lear
     for (size_t i = 0; i < all; i++)
         x[i] = x[all + i] = i < weights ? weight[i] : bias[i - weights];
     problem.start = x + all;
-    st = learner_lbfgs(x, all, objective, &problem, max_iterations, 1e-6, data->deadline_ms, report,
+    move_biases(&problem, x, 1);
+    st = learner_lbfgs(x, all, objective, &problem, max_iterations, FLAT, data->deadline_ms, report,
                        err);
     if (st)
         goto done;
+    move_biases(&problem, x, -1);
     for (size_t i = 0; i < weights; i++)
         weight[i] = (float)x[i];
     for (size_t k = 0; k < data->new_classes; k++)

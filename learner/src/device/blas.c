@@ -1,5 +1,5 @@
-/* Backend `blas`: all cores. Vector kernels for convolutions and batch norms (kernels.h), OpenBLAS,
- * kept at one thread, for the linear layer. */
+/* Backend `blas`: all cores. Vector kernels for convolutions, batch norms and the linear layer's
+ * outputs (kernels.h), OpenBLAS, kept at one thread, for the linear layer's gradients. */
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +96,44 @@ enum delta_status blas_scratch(struct blas *blas, size_t member_floats, size_t s
     return DELTA_OK;
 }
 
+static enum delta_status linear_prepare(struct blas *blas, const struct learner_op *op, bool train,
+                                        struct delta_error *err)
+{
+    const size_t packed = blas->kernels->gemm_packed_floats(op->in.c, op->out.c);
+    const enum delta_status st = blas_scratch(blas, 0, packed, op, err);
+
+    return st || train ? st : blas_packed_reserve(blas, op, BLAS_PACKED_FORWARD, packed, err);
+}
+
+/* OpenBLAS chooses its kernel by the number of images, and with it the order of the sums. */
+static void linear_forward(const struct blas_job *job)
+{
+    const struct learner_op *op = job->op;
+    const struct learner_kernels *kernels = job->blas->kernels;
+    const size_t in = op->in.c, out = op->out.c;
+    bool stale;
+    float *packed =
+        blas_packed_weights(job->blas, op, BLAS_PACKED_FORWARD, job->pass->weights_version, &stale);
+
+    if (!packed)
+        packed = job->blas->shared;
+    if (stale)
+        kernels->gemm_pack(packed, op->weight, 1, in, in, out, 0, in);
+    for (size_t i = 0; i < job->pass->n; i++)
+        memcpy(op->y + i * out, op->bias, out * sizeof(float));
+    const struct learner_gemm gemm = {.rows = job->pass->n,
+                                      .cols = out,
+                                      .depth = in,
+                                      .taps = 1,
+                                      .a = op->x,
+                                      .a_stride = in,
+                                      .b = packed,
+                                      .c = op->y,
+                                      .c_stride = out,
+                                      .add = true};
+    kernels->gemm(&gemm);
+}
+
 static enum delta_status blas_prepare(struct learner_device *device, const struct learner_op *op,
                                       size_t batch, bool train, struct delta_error *err)
 {
@@ -108,17 +146,9 @@ static enum delta_status blas_prepare(struct learner_device *device, const struc
                           BLAS_MAX_POOL_KERNEL, BLAS_MAX_POOL_KERNEL);
     if (op->kind == LEARNER_OP_CONV || op->kind == LEARNER_OP_CONV_NORM)
         return blas_conv_prepare((struct blas *)device, op, train, err);
+    if (op->kind == LEARNER_OP_LINEAR)
+        return linear_prepare((struct blas *)device, op, train, err);
     return DELTA_OK;
-}
-
-static void linear_forward(const struct learner_op *op, size_t n)
-{
-    const int in = (int)op->in.c, out = (int)op->out.c;
-
-    for (size_t i = 0; i < n; i++)
-        memcpy(op->y + i * op->out.c, op->bias, op->out.c * sizeof(float));
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, out, in, 1, op->x, in, op->weight,
-                in, 1, op->y, out);
 }
 
 static void linear_backward(const struct learner_op *op, size_t n)
@@ -155,7 +185,7 @@ static void run_forward(const struct blas_job *job)
         blas_max_pool_forward(job);
         break;
     case LEARNER_OP_LINEAR:
-        linear_forward(job->op, job->pass->n);
+        linear_forward(job);
         break;
     }
 }

@@ -122,6 +122,32 @@ static void head_fit_ignores_how_many_samples_a_class_has(void **state)
         assert_true(fabs(one_bias[k] - many_bias[k]) < 0.45 * log(3));
 }
 
+/* Pooled features are positive and differ little; the minimum is the same and as near. */
+static void head_fit_does_not_mind_where_features_lie(void **state)
+{
+    static struct pool pool;
+    float here[NEW * D] = {0}, here_bias[NEW] = {0}, there[NEW * D] = {0}, there_bias[NEW] = {0};
+    struct learner_lbfgs_report near, far;
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    fill(&pool, 4);
+    assert_ok(learner_head_fit(here, here_bias, &pool.data, 1e-3, 500, &near, &err));
+    for (int i = 0; i < COUNT * D; i++)
+        pool.features[i] += 50;
+    assert_ok(learner_head_fit(there, there_bias, &pool.data, 1e-3, 500, &far, &err));
+    assert_true(far.iterations < near.iterations + 5);
+    for (int k = 0; k < NEW; k++) {
+        double bias = there_bias[k];
+        for (int j = 0; j < D; j++) {
+            assert_true(fabs(here[k * D + j] - there[k * D + j]) <
+                        1e-3 * (1 + fabs(here[k * D + j])));
+            bias += 50 * (double)there[k * D + j];
+        }
+        assert_true(fabs(bias - here_bias[k]) < 1e-3 * (1 + fabs(bias)));
+    }
+}
+
 static double bowl(void *context, const double *x, double *gradient)
 {
     double value = 0;
@@ -161,6 +187,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(head_fit_reaches_the_minimum_of_the_definition),
         cmocka_unit_test(head_fit_ignores_how_many_samples_a_class_has),
+        cmocka_unit_test(head_fit_does_not_mind_where_features_lie),
         cmocka_unit_test(lbfgs_solves_a_narrow_bowl),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

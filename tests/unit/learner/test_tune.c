@@ -65,6 +65,7 @@ static void tune(struct delta_model *model, const struct world *world, bool slow
     assert_ok(delta_model_grow_head(model, world->fresh.classes, world->fresh.class_count, &err));
     assert_ok(delta_model_copy(&other, model, &err));
     options.batch = 16;
+    options.lr = 0.002; /* small steps: where a ReLU flips, rounding would become a difference */
     const struct learner_tune_phase phases[] = {
         {.stage = "new", .epochs = 2, .plan = model},
         {.stage = "tune",
@@ -109,7 +110,7 @@ static void cached_prefix_learns_the_same(void **state)
                     assert_memory_equal(&a->data[e], &base->data[e], sizeof(float));
             }
             /* rounding grows from step to step; what was learned is far above it */
-            if (!(sqrt(difference) <= 5e-3 * sqrt(change) + 1e-5 * sqrt((double)a->count)))
+            if (!(sqrt(difference) <= 5e-4 * sqrt(change) + 1e-5 * sqrt((double)a->count)))
                 fail_msg("%s: '%s' differs by %g after a change of %g", rows[r].arch, a->name,
                          sqrt(difference), sqrt(change));
             moved += change;
