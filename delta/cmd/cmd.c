@@ -46,19 +46,40 @@ enum delta_status cmd_file_parse(struct cmd_file *file, struct delta_error *err)
     return st ? delta_fail_in(err, st, "'%s'", file->path) : DELTA_OK;
 }
 
-/* The bytes alone; errors name the file already. */
-static enum delta_status read_bytes(struct cmd_file *out, const char *path, struct delta_error *err)
+/* By a few bytes of a file, what parse_kind() would say of it. ring: NULL, or who must have signed
+ * a container */
+static enum delta_status judge(struct delta_peek *peek, void *ring, struct delta_error *err)
 {
-    *out = (struct cmd_file){.path = path};
-    const enum delta_status st = delta_file_read(path, CMD_FILE_MAX, &out->bytes, err);
-    out->bytes.cap = CMD_FILE_MAX + 4096; /* room for a signature */
+    const struct delta_keyring *const *keys = ring;
+    enum delta_container_kind kind;
+    struct delta_bytes head;
+    enum delta_status st = delta_peek_at(peek, 0, 8, &head, err);
+
+    if (st)
+        return st;
+    if (head.len == 0)
+        return delta_fail(err, DELTA_TRUNCATED, "the file is empty");
+    if (*keys || delta_container_kind(head, &kind, NULL) != DELTA_FORMAT)
+        return delta_front_judge(peek, *keys, err);
+    return delta_npz_is(head) ? delta_npz_judge(peek, err) : delta_safetensors_judge(peek, err);
+}
+
+enum delta_status cmd_file_read(const char *path, const struct delta_keyring *ring,
+                                struct delta_buf *out, struct delta_error *err)
+{
+    const struct delta_keyring *keys = ring && ring->count ? ring : NULL;
+    const enum delta_status st = delta_file_read_judged(path, CMD_FILE_MAX, judge, &keys, out, err);
+
+    out->cap = CMD_FILE_MAX + 4096; /* room for a signature */
     return st;
 }
 
 enum delta_status cmd_file_open(struct cmd_file *out, const char *path, struct delta_error *err)
 {
-    enum delta_status st = read_bytes(out, path, err);
+    enum delta_status st;
 
+    *out = (struct cmd_file){.path = path};
+    st = cmd_file_read(path, NULL, &out->bytes, err);
     if (!st)
         st = cmd_file_parse(out, err);
     if (st)
@@ -140,8 +161,10 @@ void cmd_signature(const struct cmd_file *file, const struct delta_keyring *ring
 enum delta_status cmd_delta_open(struct cmd_file *out, const char *path,
                                  const struct delta_keyring *ring, struct delta_error *err)
 {
-    enum delta_status st = read_bytes(out, path, err);
+    enum delta_status st;
 
+    *out = (struct cmd_file){.path = path};
+    st = cmd_file_read(path, ring, &out->bytes, err);
     if (!st)
         st = cmd_file_parse_trusted(out, ring, err);
     if (!st && out->kind != CMD_DELTA)

@@ -55,6 +55,10 @@ struct cmd_file {
 /* out: end with cmd_file_release(); errors name the file. */
 DELTA_MUST_USE enum delta_status cmd_file_open(struct cmd_file *out, const char *path,
                                                struct delta_error *err);
+/* The bytes alone, once a few of them did not tell that the file will be refused; errors name it.
+ *   ring     NULL or without keys: structure is looked at; else one of them must have signed */
+DELTA_MUST_USE enum delta_status cmd_file_read(const char *path, const struct delta_keyring *ring,
+                                               struct delta_buf *out, struct delta_error *err);
 /* Fills the rest of a file whose path and bytes are set; release it either way. */
 DELTA_MUST_USE enum delta_status cmd_file_parse(struct cmd_file *file, struct delta_error *err);
 /* The same for a container, but with keys in the ring one of them must have signed it: nothing is

@@ -113,7 +113,7 @@ static enum delta_status load_foreign(struct delta_model *model, const char *pat
                                       struct delta_safetensors_info *info, struct delta_error *err)
 {
     struct delta_buf file;
-    enum delta_status st = delta_file_read(path, CMD_FILE_MAX, &file, err);
+    enum delta_status st = cmd_file_read(path, NULL, &file, err);
 
     if (st)
         return st; /* names the file already */

@@ -36,7 +36,7 @@ int cmd_push(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
-    if (delta_file_read(argv[first + 1], CMD_FILE_MAX, &file, &err))
+    if (cmd_file_read(argv[first + 1], NULL, &file, &err))
         return delta_cli_fail(&help, &err);
     st = delta_oci_push(argv[first], name, delta_buf_bytes(&file), &manifest, &err);
     delta_buf_release(&file);

@@ -25,10 +25,12 @@ static enum delta_status open_regular(const char *path, int *fd, uint64_t *size,
     if (fstat(*fd, &info) < 0) {
         const enum delta_status st = delta_fail_errno(err, "cannot stat '%s'", path);
         close(*fd);
+        *fd = -1;
         return st;
     }
     if (!S_ISREG(info.st_mode)) {
         close(*fd);
+        *fd = -1;
         return delta_fail(err, DELTA_FORMAT, "cannot read '%s': it is %s, not a file", path,
                           S_ISDIR(info.st_mode) ? "a directory" : "a special file");
     }
@@ -36,42 +38,91 @@ static enum delta_status open_regular(const char *path, int *fd, uint64_t *size,
     return DELTA_OK;
 }
 
+static enum delta_status read_at(int fd, uint64_t offset, uint8_t *out, size_t len,
+                                 struct delta_error *err)
+{
+    while (len) {
+        const ssize_t got = pread(fd, out, len, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return delta_fail_errno(err, "cannot read");
+        if (got == 0)
+            return delta_fail(err, DELTA_TRUNCATED, "file shrank while being read");
+        out += got;
+        offset += (uint64_t)got;
+        len -= (size_t)got;
+    }
+    return DELTA_OK;
+}
+
+enum delta_status delta_peek_open(struct delta_peek *peek, const char *path,
+                                  struct delta_error *err)
+{
+    *peek = (struct delta_peek){.fd = -1};
+    delta_buf_init(&peek->bytes, SIZE_MAX);
+    return open_regular(path, &peek->fd, &peek->len, err);
+}
+
+void delta_peek_close(struct delta_peek *peek)
+{
+    if (peek->fd >= 0)
+        close(peek->fd);
+    peek->fd = -1;
+    delta_buf_release(&peek->bytes);
+}
+
+enum delta_status delta_peek_at(struct delta_peek *peek, uint64_t offset, size_t len,
+                                struct delta_bytes *out, struct delta_error *err)
+{
+    const uint64_t left = offset < peek->len ? peek->len - offset : 0;
+    uint8_t *at;
+    enum delta_status st;
+
+    if (len > left)
+        len = (size_t)left;
+    delta_buf_clear(&peek->bytes);
+    st = delta_buf_extend(&peek->bytes, len, &at, err);
+    if (!st)
+        st = read_at(peek->fd, offset, at, len, err);
+    if (!st)
+        *out = delta_buf_bytes(&peek->bytes);
+    return st;
+}
+
+enum delta_status delta_file_read_judged(const char *path, size_t cap, delta_file_judge *judge,
+                                         void *context, struct delta_buf *out,
+                                         struct delta_error *err)
+{
+    struct delta_peek peek;
+    uint8_t *at;
+    enum delta_status st = delta_peek_open(&peek, path, err);
+
+    delta_buf_init(out, cap);
+    if (st)
+        return st;
+    if (judge)
+        st = judge(&peek, context, err);
+    delta_buf_release(&peek.bytes);
+    if (!st && peek.len > cap)
+        st = delta_fail(err, DELTA_LIMIT, "file has %llu bytes, the limit is %zu",
+                        (unsigned long long)peek.len, cap);
+    if (!st)
+        st = delta_buf_extend(out, (size_t)peek.len, &at, err);
+    if (!st)
+        st = read_at(peek.fd, 0, at, (size_t)peek.len, err);
+    delta_peek_close(&peek);
+    if (st) {
+        delta_buf_release(out);
+        return delta_fail_in(err, st, "'%s'", path);
+    }
+    return DELTA_OK;
+}
+
 enum delta_status delta_file_read(const char *path, size_t cap, struct delta_buf *out,
                                   struct delta_error *err)
 {
-    int fd;
-    uint64_t size = 0;
-    enum delta_status st;
-    uint8_t *at;
-
-    delta_buf_init(out, cap);
-    st = open_regular(path, &fd, &size, err);
-    if (st)
-        return st;
-    if (size > cap) {
-        st = delta_fail(err, DELTA_LIMIT, "'%s' has %llu bytes, the limit is %zu", path,
-                        (unsigned long long)size, cap);
-        goto done;
-    }
-    st = delta_buf_extend(out, (size_t)size, &at, err);
-    if (st)
-        goto done;
-    for (size_t have = 0; have < size;) {
-        const ssize_t got = read(fd, at + have, (size_t)size - have);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0) {
-            st = got < 0 ? delta_fail_errno(err, "cannot read '%s'", path)
-                         : delta_fail(err, DELTA_TRUNCATED, "'%s' shrank while being read", path);
-            goto done;
-        }
-        have += (size_t)got;
-    }
-done:
-    close(fd);
-    if (st)
-        delta_buf_release(out);
-    return st;
+    return delta_file_read_judged(path, cap, NULL, NULL, out, err);
 }
 
 enum delta_status delta_newfile_open(struct delta_newfile *file, const char *path, unsigned mode,

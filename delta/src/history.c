@@ -58,27 +58,45 @@ static enum delta_status read_model(struct delta_history_item *item, struct delt
     return DELTA_OK;
 }
 
+/* A directory holds files of all kinds and sizes: one that is not ours costs a few bytes. */
+struct glance {
+    struct delta_history_item *item;
+    bool ours;
+    struct delta_error why; /* without the path, which a line of the listing has no room for */
+};
+
+static enum delta_status judge(struct delta_peek *peek, void *context, struct delta_error *err)
+{
+    struct glance *glance = context;
+    struct delta_bytes head;
+    enum delta_status st = delta_peek_at(peek, 0, 8, &head, err);
+
+    if (!st)
+        st = delta_container_kind(head, &glance->item->kind, err);
+    glance->item->bytes = peek->len;
+    glance->ours = st != DELTA_FORMAT && st != DELTA_TRUNCATED;
+    if (!st)
+        st = delta_front_judge(peek, NULL, err);
+    if (st)
+        glance->why = *err;
+    return st;
+}
+
 /* False: a file of neither kind. */
 static bool read_item(struct delta_history_item *item, const char *path)
 {
     struct delta_error err = DELTA_ERROR_INIT;
     struct delta_digest signers[8];
+    struct glance glance = {item, false, DELTA_ERROR_INIT};
     struct delta_buf file;
-    enum delta_status st = delta_file_read(path, DELTA_CONTAINER_MAX, &file, &err);
+    enum delta_status st =
+        delta_file_read_judged(path, DELTA_CONTAINER_MAX, judge, &glance, &file, &err);
 
-    if (st == DELTA_FORMAT) /* a directory, a device */
+    if (!glance.ours && (st == DELTA_FORMAT || st == DELTA_TRUNCATED)) /* a directory, too */
         return false;
-    if (st) {
-        set_fault(item, st, err.text);
-        return true;
-    }
+    if (st && glance.why.text[0])
+        err = glance.why;
     const struct delta_bytes bytes = delta_buf_bytes(&file);
-    item->bytes = bytes.len;
-    st = delta_container_kind(bytes, &item->kind, &err);
-    if (st == DELTA_FORMAT || st == DELTA_TRUNCATED) {
-        delta_buf_release(&file);
-        return false;
-    }
     if (!st)
         st = item->kind == DELTA_CONTAINER_DELTA ? read_delta(item, bytes, &err)
                                                  : read_model(item, bytes, &err);

@@ -74,19 +74,43 @@ struct member {
     struct delta_bytes content;
 };
 
-static enum delta_status find_end(struct delta_bytes file, const uint8_t **out,
-                                  struct delta_error *err)
+/* Where the directory lies, and how many members it lists. */
+struct directory {
+    size_t at, behind, count;
+};
+
+/* tail: the last bytes of a file of `file_len` bytes, END_BYTES + COMMENT_MAX or all there are. */
+static enum delta_status find_directory(struct delta_bytes tail, uint64_t file_len,
+                                        struct directory *out, struct delta_error *err)
+{
+    const uint8_t *end = NULL;
+
+    for (size_t n = END_BYTES; n <= tail.len && n <= END_BYTES + COMMENT_MAX && !end; n++) {
+        const uint8_t *p = tail.data + tail.len - n;
+        if (get32(p) == 0x06054b50 && get16(p + 20) == n - END_BYTES)
+            end = p;
+    }
+    if (!end)
+        return delta_fail(err, DELTA_TRUNCATED, "the archive has no end; it may be half a file");
+    out->count = get16(end + 10);
+    out->at = get32(end + 16);
+    out->behind = (size_t)(file_len - tail.len) + (size_t)(end - tail.data);
+    if (out->count > 2 * (size_t)DELTA_MODEL_MAX_TENSORS)
+        return delta_fail(err, DELTA_LIMIT, "the archive lists %zu members", out->count);
+    if (out->at > out->behind || get32(end + 12) != out->behind - out->at)
+        return delta_fail(err, DELTA_FORMAT, "its directory does not lie before its end");
+    return DELTA_OK;
+}
+
+enum delta_status delta_npz_judge(struct delta_peek *peek, struct delta_error *err)
 {
     const size_t most = END_BYTES + COMMENT_MAX;
+    struct directory directory;
+    struct delta_bytes tail;
+    enum delta_status st =
+        delta_peek_at(peek, peek->len > most ? peek->len - most : 0, most, &tail, err);
 
-    for (size_t n = END_BYTES; n <= file.len && n <= most; n++) {
-        const uint8_t *p = file.data + file.len - n;
-        if (get32(p) == 0x06054b50 && get16(p + 20) == n - END_BYTES) {
-            *out = p;
-            return DELTA_OK;
-        }
-    }
-    return delta_fail(err, DELTA_TRUNCATED, "the archive has no end; it may be half a file");
+    return st ? st : find_directory(tail, peek->len, &directory, err);
 }
 
 /* Content of a member whose central entry was read: the local header must say the same. */
@@ -153,26 +177,19 @@ static int by_place(const void *a, const void *b)
 static enum delta_status list_members(struct delta_bytes file, struct member **out, size_t *count,
                                       struct delta_error *err)
 {
-    const uint8_t *end = NULL;
+    struct directory directory;
     struct member *members;
-    size_t at, behind;
-    enum delta_status st = find_end(file, &end, err);
+    enum delta_status st = find_directory(file, file.len, &directory, err);
 
     if (st)
         return st;
-    *count = get16(end + 10);
-    at = get32(end + 16);
-    behind = (size_t)(end - file.data);
-    if (*count > 2 * (size_t)DELTA_MODEL_MAX_TENSORS)
-        return delta_fail(err, DELTA_LIMIT, "the archive lists %zu members", *count);
-    if (at > behind || get32(end + 12) != behind - at)
-        return delta_fail(err, DELTA_FORMAT, "its directory does not lie before its end");
+    *count = directory.count;
     members = delta_calloc(*count, sizeof *members);
     if (!members)
         return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu members", *count);
     for (size_t i = 0; i < *count && !st; i++)
-        st = read_member(file, &at, behind, &members[i], err);
-    if (!st && at != behind)
+        st = read_member(file, &directory.at, directory.behind, &members[i], err);
+    if (!st && directory.at != directory.behind)
         st = delta_fail(err, DELTA_FORMAT, "its directory has bytes behind the last member");
     if (!st && *count)
         qsort(members, *count, sizeof *members, by_place);

@@ -1,78 +1,83 @@
 #include "outline.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "delta/file.h"
 
 void delta_front_release(struct delta_front *front)
 {
     delta_buf_release(&front->bytes);
 }
 
-static enum delta_status read_at(int fd, uint64_t offset, uint8_t *out, size_t len,
-                                 struct delta_error *err)
-{
-    while (len) {
-        const ssize_t got = pread(fd, out, len, (off_t)offset);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return delta_fail_errno(err, "cannot read");
-        if (got == 0)
-            return delta_fail(err, DELTA_TRUNCATED, "ends %zu bytes early", len);
-        out += got;
-        offset += (uint64_t)got;
-        len -= (size_t)got;
-    }
-    return DELTA_OK;
-}
-
 /* The caller names the file. */
-static enum delta_status read_front(struct delta_front *front, int fd, struct delta_error *err)
+static enum delta_status read_front(struct delta_front *front, struct delta_peek *peek,
+                                    struct delta_error *err)
 {
-    uint8_t prefix[DELTA_FRAME_PREFIX];
-    struct stat info;
+    struct delta_bytes bytes;
     size_t len = 0;
-    uint8_t *at;
-    enum delta_status st;
+    enum delta_status st = delta_peek_at(peek, 0, DELTA_FRAME_PREFIX, &bytes, err);
 
-    if (fstat(fd, &info))
-        return delta_fail_errno(err, "cannot examine");
-    if (!S_ISREG(info.st_mode))
-        return delta_fail(err, DELTA_FORMAT, "not a regular file");
-    front->file_len = (uint64_t)info.st_size;
-    const size_t have = front->file_len < sizeof prefix ? (size_t)info.st_size : sizeof prefix;
-    st = read_at(fd, 0, prefix, have, err);
+    delta_buf_init(&front->bytes, DELTA_HEADER_MAX + DELTA_SIGNATURE_BLOCK_MAX + 2048);
+    front->file_len = peek->len;
     if (!st)
-        st = delta_front_len(delta_bytes(prefix, have), &len, err);
-    if (!st && front->file_len < len)
+        st = delta_front_len(bytes, &len, err);
+    if (!st && peek->len < len)
         st = delta_fail(err, DELTA_TRUNCATED, "container ends after %llu bytes",
-                        (unsigned long long)front->file_len);
+                        (unsigned long long)peek->len);
     if (!st)
-        st = delta_buf_extend(&front->bytes, len, &at, err);
-    return st ? st : read_at(fd, 0, at, len, err);
+        st = delta_peek_at(peek, 0, len, &bytes, err);
+    if (!st)
+        st = delta_buf_append(&front->bytes, bytes.data, bytes.len, err);
+    if (st)
+        delta_front_release(front);
+    return st;
 }
 
 enum delta_status delta_front_read(struct delta_front *front, const char *path,
                                    struct delta_error *err)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
-    enum delta_status st;
+    struct delta_peek peek;
+    enum delta_status st = delta_peek_open(&peek, path, err);
 
     *front = (struct delta_front){.file_len = 0};
-    if (fd < 0)
-        return delta_fail_errno(err, "cannot open '%s'", path);
-    delta_buf_init(&front->bytes, DELTA_HEADER_MAX + DELTA_SIGNATURE_BLOCK_MAX + 2048);
-    st = read_front(front, fd, err);
-    close(fd);
-    if (st) {
-        delta_front_release(front);
-        return delta_fail_in(err, st, "'%s'", path);
+    if (st)
+        return st;
+    st = read_front(front, &peek, err);
+    delta_peek_close(&peek);
+    return st ? delta_fail_in(err, st, "'%s'", path) : DELTA_OK;
+}
+
+/* All that can be said without the payloads, of either kind. */
+static enum delta_status check_front(const struct delta_front *front, struct delta_error *err)
+{
+    enum delta_container_kind kind = DELTA_CONTAINER_MODEL;
+    struct delta_outline outline;
+    struct delta_reader reader;
+    enum delta_status st = delta_container_kind(delta_buf_bytes(&front->bytes), &kind, err);
+
+    if (!st && kind == DELTA_CONTAINER_DELTA) {
+        st = delta_reader_init_front(&reader, front, err);
+        if (!st)
+            delta_reader_release(&reader);
+    } else if (!st) {
+        st = delta_outline_init(&outline, front, err);
+        if (!st)
+            delta_outline_release(&outline);
     }
-    return DELTA_OK;
+    return st;
+}
+
+enum delta_status delta_front_judge(struct delta_peek *peek, const struct delta_keyring *ring,
+                                    struct delta_error *err)
+{
+    struct delta_front front = {.file_len = 0};
+    enum delta_status st = read_front(&front, peek, err);
+
+    if (!st) /* a header is parsed only behind its signature */
+        st = ring ? delta_front_verify(&front, ring, NULL, err) : check_front(&front, err);
+    delta_front_release(&front);
+    return st;
 }
 
 /* ---- the model's header ---- */

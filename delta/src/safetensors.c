@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta/delta.h"
 #include "delta/file.h"
 #include "json_in.h"
 #include "pack.h"
@@ -26,26 +27,26 @@ void delta_safetensors_info_release(struct delta_safetensors_info *info)
 
 /* ---- the JSON header ---- */
 
-static enum delta_status split(struct delta_bytes file, struct delta_bytes *header,
-                               struct delta_bytes *data, struct delta_error *err)
+/* By the file's first nine bytes: where its header ends. */
+static enum delta_status header_end(struct delta_bytes head, uint64_t file_len, size_t *end,
+                                    struct delta_error *err)
 {
     uint64_t len = 0;
 
-    if (file.len < 8)
+    if (head.len < 8)
         return delta_fail(err, DELTA_TRUNCATED, "file of %zu bytes has no safetensors header",
-                          file.len);
+                          head.len);
     for (size_t i = 0; i < 8; i++)
-        len |= (uint64_t)file.data[i] << (8 * i);
-    if (file.len > 8 && file.data[8] != '{')
+        len |= (uint64_t)head.data[i] << (8 * i);
+    if (head.len > 8 && head.data[8] != '{')
         return delta_fail(err, DELTA_FORMAT, "neither a safetensors file nor a frostline model");
     if (len > HEADER_MAX)
         return delta_fail(err, DELTA_LIMIT, "the header states %llu bytes, the limit is %zu",
                           (unsigned long long)len, HEADER_MAX);
-    if (len > file.len - 8)
-        return delta_fail(err, DELTA_TRUNCATED, "the header states %llu bytes, the file has %zu",
-                          (unsigned long long)len, file.len - 8);
-    *header = delta_bytes(file.data + 8, (size_t)len);
-    *data = delta_bytes(file.data + 8 + len, file.len - 8 - (size_t)len);
+    if (len > file_len - 8)
+        return delta_fail(err, DELTA_TRUNCATED, "the header states %llu bytes, the file has %llu",
+                          (unsigned long long)len, (unsigned long long)file_len - 8);
+    *end = 8 + (size_t)len;
     return DELTA_OK;
 }
 
@@ -130,6 +131,36 @@ done:
     return DELTA_OK;
 }
 
+/* Header and entries of a file of which `head` holds at least the header. */
+static enum delta_status read_header(struct delta_bytes head, uint64_t file_len, size_t end,
+                                     json_t **json, struct entry **entries, size_t *count,
+                                     struct delta_error *err)
+{
+    enum delta_status st = delta_json_parse(delta_bytes(head.data + 8, end - 8), json, err);
+
+    return st ? delta_fail_in(err, st, "the header")
+              : list_entries(*json, (size_t)(file_len - end), entries, count, err);
+}
+
+enum delta_status delta_safetensors_judge(struct delta_peek *peek, struct delta_error *err)
+{
+    struct entry *entries = NULL;
+    struct delta_bytes head;
+    json_t *json = NULL;
+    size_t end = 0, count;
+    enum delta_status st = delta_peek_at(peek, 0, 9, &head, err);
+
+    if (!st)
+        st = header_end(head, peek->len, &end, err);
+    if (!st)
+        st = delta_peek_at(peek, 0, end, &head, err);
+    if (!st)
+        st = read_header(head, peek->len, end, &json, &entries, &count, err);
+    free(entries);
+    json_decref(json);
+    return st;
+}
+
 /* ---- one tensor ---- */
 
 static bool is_batch_counter(const char *name, const char *dtype)
@@ -184,21 +215,18 @@ enum delta_status delta_safetensors_decode_as(struct delta_model *out, struct de
                                               struct delta_error *err)
 {
     struct delta_model model = DELTA_MODEL_INIT;
-    struct delta_bytes header = {NULL, 0}, data = {NULL, 0};
+    struct delta_bytes data = {NULL, 0};
     struct entry *entries = NULL;
     json_t *json = NULL;
-    size_t count = 0;
-    enum delta_status st = split(file, &header, &data, err);
+    size_t count = 0, end = 0;
+    enum delta_status st = header_end(file, file.len, &end, err);
 
     if (info)
         *info = (struct delta_safetensors_info){NULL, 0};
-    if (!st) {
-        st = delta_json_parse(header, &json, err);
-        if (st)
-            st = delta_fail_in(err, st, "the header");
-    }
     if (!st)
-        st = list_entries(json, data.len, &entries, &count, err);
+        st = read_header(file, file.len, end, &json, &entries, &count, err);
+    if (!st)
+        data = delta_bytes(file.data + end, file.len - end);
     for (size_t i = 0; i < count && !st; i++) {
         st = load_tensor(&model, &entries[i], data, err);
         if (st)
@@ -224,12 +252,19 @@ enum delta_status delta_safetensors_decode(struct delta_model *out, struct delta
     return delta_safetensors_decode_as(out, file, NULL, info, err);
 }
 
+static enum delta_status judge(struct delta_peek *peek, void *context, struct delta_error *err)
+{
+    (void)context;
+    return delta_safetensors_judge(peek, err);
+}
+
 enum delta_status delta_safetensors_load(struct delta_model *out, const char *path,
                                          struct delta_safetensors_info *info,
                                          struct delta_error *err)
 {
     struct delta_buf file;
-    enum delta_status st = delta_file_read(path, DELTA_CONTAINER_MAX, &file, err);
+    enum delta_status st =
+        delta_file_read_judged(path, DELTA_CONTAINER_MAX, judge, NULL, &file, err);
 
     if (st)
         return st;
@@ -310,6 +345,22 @@ enum delta_status delta_safetensors_save(const struct delta_model *model, const 
     return st;
 }
 
+static enum delta_status judge_any(struct delta_peek *peek, void *context, struct delta_error *err)
+{
+    enum delta_container_kind kind;
+    struct delta_bytes head;
+    enum delta_status st = delta_peek_at(peek, 0, 8, &head, err);
+
+    (void)context;
+    if (st)
+        return st;
+    if (head.len == 0)
+        return delta_fail(err, DELTA_TRUNCATED, "the file is empty");
+    return delta_container_kind(head, &kind, NULL) == DELTA_FORMAT
+               ? delta_safetensors_judge(peek, err)
+               : delta_front_judge(peek, NULL, err);
+}
+
 enum delta_status delta_model_load_any(struct delta_model *out, const char *path,
                                        struct delta_digest *digest,
                                        struct delta_safetensors_info *info, struct delta_error *err)
@@ -317,15 +368,14 @@ enum delta_status delta_model_load_any(struct delta_model *out, const char *path
     struct delta_model model = DELTA_MODEL_INIT;
     enum delta_container_kind kind;
     struct delta_buf file;
-    enum delta_status st = delta_file_read(path, DELTA_CONTAINER_MAX, &file, err);
+    enum delta_status st =
+        delta_file_read_judged(path, DELTA_CONTAINER_MAX, judge_any, NULL, &file, err);
 
     if (info)
         *info = (struct delta_safetensors_info){NULL, 0};
     if (st)
         return st;
-    if (file.len == 0) {
-        st = delta_fail(err, DELTA_TRUNCATED, "the file is empty");
-    } else if (delta_container_kind(delta_buf_bytes(&file), &kind, NULL) != DELTA_FORMAT) {
+    if (delta_container_kind(delta_buf_bytes(&file), &kind, NULL) != DELTA_FORMAT) {
         st = delta_model_decode(&model, delta_buf_bytes(&file), digest, err);
     } else {
         st = delta_safetensors_decode(&model, delta_buf_bytes(&file), info, err);

@@ -317,11 +317,18 @@ done:
     return st;
 }
 
+static enum delta_status judge(struct delta_peek *peek, void *context, struct delta_error *err)
+{
+    (void)context;
+    return delta_front_judge(peek, NULL, err);
+}
+
 enum delta_status delta_model_load(struct delta_model *out, const char *path,
                                    struct delta_digest *digest, struct delta_error *err)
 {
     struct delta_buf file;
-    enum delta_status st = delta_file_read(path, DELTA_CONTAINER_MAX, &file, err);
+    enum delta_status st =
+        delta_file_read_judged(path, DELTA_CONTAINER_MAX, judge, NULL, &file, err);
 
     if (st)
         return st;

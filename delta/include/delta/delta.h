@@ -160,6 +160,15 @@ DELTA_MUST_USE enum delta_status delta_front_verify(const struct delta_front *fr
                                                     const struct delta_keyring *ring,
                                                     struct delta_digest *signer,
                                                     struct delta_error *err);
+struct delta_peek; /* file.h */
+/* Refuses what is no container, and one whose lengths, signatures or header are wrong, without its
+ * payload.
+ *   ring     NULL: the header is checked; else a key of it must have signed the header, which is
+ *            left unparsed
+ *   fails    as delta_reader_init() but DIGEST; as delta_front_verify() */
+DELTA_MUST_USE enum delta_status delta_front_judge(struct delta_peek *peek,
+                                                   const struct delta_keyring *ring,
+                                                   struct delta_error *err);
 /* As delta_reader_init(), but no payload is at hand: payload.data and the plans' bits are NULL, and
  * no payload digest was checked. Enough to look and to plan a download, not for delta_apply().
  *   front    outlives *out */

@@ -12,6 +12,33 @@
 DELTA_MUST_USE enum delta_status delta_file_read(const char *path, size_t cap,
                                                  struct delta_buf *out, struct delta_error *err);
 
+/* A regular file that is open and not read yet: what its beginning and its end tell before the rest
+ * costs memory and time. */
+struct delta_peek {
+    int fd;
+    uint64_t len;           /* of the file */
+    struct delta_buf bytes; /* of the latest look */
+};
+/* fails: NOT_FOUND, IO, FORMAT (no regular file); a FIFO is not waited for */
+DELTA_MUST_USE enum delta_status delta_peek_open(struct delta_peek *peek, const char *path,
+                                                 struct delta_error *err);
+void delta_peek_close(struct delta_peek *peek);
+/* *out: up to `len` bytes from `offset` on, fewer where the file ends; valid until the next look.
+ *   fails    IO, NO_MEMORY; the text does not name the file */
+DELTA_MUST_USE enum delta_status delta_peek_at(struct delta_peek *peek, uint64_t offset, size_t len,
+                                               struct delta_bytes *out, struct delta_error *err);
+
+/* Refuses a file by as little of it as will do. Its word is not final: what it lets pass is read
+ * and checked as a whole. Texts do not name the file. */
+typedef enum delta_status delta_file_judge(struct delta_peek *peek, void *context,
+                                           struct delta_error *err);
+/* delta_file_read() of what `judge` does not refuse; its status else. It is asked first, so a
+ * stranger's file is refused as that, whatever its length. */
+DELTA_MUST_USE enum delta_status delta_file_read_judged(const char *path, size_t cap,
+                                                        delta_file_judge *judge, void *context,
+                                                        struct delta_buf *out,
+                                                        struct delta_error *err);
+
 /* Replaces `path` atomically by these bytes. mode e.g. 0644, 0600 for keys. */
 DELTA_MUST_USE enum delta_status delta_file_write(const char *path, struct delta_bytes bytes,
                                                   unsigned mode, struct delta_error *err);

@@ -13,6 +13,11 @@
 /* Whether these are the first bytes of a zip archive. */
 bool delta_npz_is(struct delta_bytes file);
 
+struct delta_peek; /* file.h */
+/* Refuses, by its last bytes alone, an archive whose directory does not lie where it should.
+ *   fails    TRUNCATED, FORMAT, LIMIT, IO, NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_npz_judge(struct delta_peek *peek, struct delta_error *err);
+
 /* Class ids, hint and info as delta_safetensors_decode_as() tells.
  *   hint     may be NULL
  *   info     may be NULL

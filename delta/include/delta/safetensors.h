@@ -41,6 +41,11 @@ DELTA_MUST_USE enum delta_status delta_safetensors_decode_as(struct delta_model 
                                                              const struct delta_arch_hint *hint,
                                                              struct delta_safetensors_info *info,
                                                              struct delta_error *err);
+struct delta_peek; /* file.h */
+/* Refuses, by its header alone, what is no safetensors file or does not hold what it lists.
+ *   fails    TRUNCATED, FORMAT, LIMIT, IO, NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_safetensors_judge(struct delta_peek *peek,
+                                                         struct delta_error *err);
 DELTA_MUST_USE enum delta_status delta_safetensors_load(struct delta_model *out, const char *path,
                                                         struct delta_safetensors_info *info,
                                                         struct delta_error *err);

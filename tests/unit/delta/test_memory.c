@@ -38,8 +38,8 @@ static int teardown(void **state)
     return 0;
 }
 
-/* Exit status of `frostline-delta inspect PATH` under the limit. */
-static int inspect_limited(const char *path, rlim_t limit)
+/* Exit status of `frostline-delta VERB PATH` under the limit. */
+static int run_limited(const char *verb, const char *path, rlim_t limit)
 {
     const char *program = harness_program(PROGRAM);
     int status;
@@ -51,7 +51,7 @@ static int inspect_limited(const char *path, rlim_t limit)
         if (setrlimit(RLIMIT_AS, &all) || setrlimit(RLIMIT_CPU, &time) ||
             !freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
             _exit(120);
-        execl(program, PROGRAM, "inspect", path, (char *)NULL);
+        execl(program, PROGRAM, verb, path, (char *)NULL);
         _exit(121);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -63,7 +63,7 @@ static void assert_frugal(const char *path, int wanted)
     struct stat info;
 
     assert_int_equal(stat(path, &info), 0);
-    const int status = inspect_limited(path, CONSTANT + FACTOR * (rlim_t)info.st_size);
+    const int status = run_limited("inspect", path, CONSTANT + FACTOR * (rlim_t)info.st_size);
     if (wanted >= 0 ? status != wanted : status != 0 && status != 3)
         fail_msg("%s, %lld bytes: exit status %d", path, (long long)info.st_size, status);
 }
@@ -101,6 +101,12 @@ static const char *made_file(const char *name, struct delta_bytes head, struct d
     return path;
 }
 
+static void put_le(uint8_t *at, size_t len, uint64_t value)
+{
+    for (size_t i = 0; i < len; i++)
+        at[i] = (uint8_t)(value >> (8 * i));
+}
+
 #define TEXT(text) delta_bytes(text, sizeof(text) - 1)
 
 static void memory_of_bombs_is_bounded(void **state)
@@ -134,12 +140,6 @@ static void memory_of_bombs_is_bounded(void **state)
     assert_frugal(made_file("huge.safetensors", TEXT("\0\0\0\0\0\0\0\x80{"), TEXT(" "), 64), 3);
     /* a zip that lists 65,535 members */
     assert_frugal(made_file("members.npz", TEXT("PK\3\4"), TEXT("PK\1\2"), mib), 3);
-}
-
-static void put_le(uint8_t *at, size_t len, uint64_t value)
-{
-    for (size_t i = 0; i < len; i++)
-        at[i] = (uint8_t)(value >> (8 * i));
 }
 
 /* A zip whose 8192 members all are the same 8 MiB: to sum each up would take minutes. */
@@ -177,14 +177,86 @@ static void work_on_an_overlapping_zip_is_bounded(void **state)
     assert_frugal(path, 3);
 }
 
+/* ---- files of 2 GB: a few bytes of each tell that it is none of ours, or not whole ---- */
+
+#define HUGE_BYTES ((off_t)2000000000)
+
+/* A sparse file: `head`, and `tail` at its end. */
+static const char *huge_file(const char *name, struct delta_bytes head, struct delta_bytes tail)
+{
+    char inner[64];
+    const char *path;
+    FILE *file;
+
+    snprintf(inner, sizeof inner, "huge/%s", name);
+    path = harness_path(&scratch, inner);
+    file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(head.data, 1, head.len, file), head.len);
+    assert_int_equal(ftruncate(fileno(file), HUGE_BYTES), 0);
+    if (tail.len) {
+        assert_int_equal(fseeko(file, -(off_t)tail.len, SEEK_END), 0);
+        assert_int_equal(fwrite(tail.data, 1, tail.len, file), tail.len);
+    }
+    assert_int_equal(fclose(file), 0);
+    return path;
+}
+
+static void assert_huge_is_refused(const char *path)
+{
+    static const char *const verbs[] = {"inspect", "verify", "digest"};
+
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
+        const int status = run_limited(verbs[i], path, CONSTANT); /* reading it would give 6 */
+        if (status != 3)
+            fail_msg("%s %s: exit status %d", verbs[i], path, status);
+    }
+}
+
+static void huge_files_are_refused_unread(void **state)
+{
+    uint8_t front[24] = "\x89"
+                        "FLM\r\n\x1a\1\5";
+    const uint64_t payload = HUGE_BYTES - 64;
+    struct delta_bytes none = delta_bytes(NULL, 0);
+
+    (void)state;
+    assert_ok(delta_dir_make(harness_path(&scratch, "huge"), 0755, &err));
+    assert_huge_is_refused(huge_file("zeros", TEXT("\0"), none));
+    assert_huge_is_refused(huge_file("film",
+                                     TEXT("\0\0\0\x18"
+                                          "ftypmp42"),
+                                     none));
+    /* a model and a delta whose lengths do not add up to that */
+    assert_huge_is_refused(huge_file("short.flm", delta_bytes(front, 24), none));
+    front[3] = 'D';
+    assert_huge_is_refused(huge_file("short.fld", delta_bytes(front, 24), none));
+    /* ... and whose lengths do, but whose header is none */
+    put_le(front + 16, 8, payload);
+    assert_huge_is_refused(huge_file("header.fld", delta_bytes(front, 24), none));
+    front[3] = 'M';
+    assert_huge_is_refused(huge_file("header.flm", delta_bytes(front, 24), none));
+    /* tensors that do not fill the file; an archive without an end, and one that lies about it */
+    assert_huge_is_refused(
+        huge_file("few.safetensors",
+                  TEXT("\x41\0\0\0\0\0\0\0"
+                       "{\"fc.weight\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"),
+                  none));
+    assert_huge_is_refused(huge_file("zip.npz", TEXT("PK\3\4"), none));
+    assert_huge_is_refused(huge_file("lie.npz", TEXT("PK\3\4"),
+                                     TEXT("PK\5\6\0\0\0\0\1\0\1\0\x40\0\0\0\x10\0\0\0\0\0")));
+    /* all of them in one directory: none is worth more than a line, four are ours and faulty */
+    assert_int_equal(run_limited("log", harness_path(&scratch, "huge"), CONSTANT), 1);
+}
+
 /* That the limit bites at all: a few MiB are not enough for the program itself. */
 static void memory_limit_is_felt(void **state)
 {
     (void)state;
     const char *path = made_file("six", TEXT("hello "), TEXT("x"), 6);
 
-    assert_int_equal(inspect_limited(path, CONSTANT), 3);
-    assert_int_not_equal(inspect_limited(path, (rlim_t)1 << 20), 3);
+    assert_int_equal(run_limited("inspect", path, CONSTANT), 3);
+    assert_int_not_equal(run_limited("inspect", path, (rlim_t)1 << 20), 3);
 }
 
 int main(void)
@@ -193,6 +265,7 @@ int main(void)
         cmocka_unit_test(memory_of_golden_files_is_bounded),
         cmocka_unit_test(memory_of_bombs_is_bounded),
         cmocka_unit_test(work_on_an_overlapping_zip_is_bounded),
+        cmocka_unit_test(huge_files_are_refused_unread),
         cmocka_unit_test(memory_limit_is_felt),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
