@@ -6,6 +6,28 @@
 
 /* ---- keygen ---- */
 
+/* The public half goes first and comes last: a power cut never leaves halves of two keys, and the
+ * private one alone serves as both. */
+static enum delta_status save_pair(const struct delta_key *key,
+                                   const struct delta_public_key *public_key, bool force,
+                                   const char *secret, const char *open, struct delta_error *err)
+{
+    enum delta_status st = DELTA_OK;
+
+    if (force)
+        st = delta_file_remove(open, err);
+    else if (delta_file_exists(open)) /* before a private key is written */
+        st = delta_fail(err, DELTA_EXISTS, "'%s' exists already", open);
+    if (!st)
+        st = force ? delta_key_replace(key, secret, err) : delta_key_save(key, secret, err);
+    if (st)
+        return st;
+    st = delta_public_key_save(public_key, open, err);
+    if (st && !force && delta_file_remove(secret, NULL)) /* nobody has this key yet */
+        st = delta_fail_in(err, st, "'%s' was written and stays", secret);
+    return st;
+}
+
 static enum delta_status make_key(const char *name, bool force, char *secret, char *open,
                                   struct delta_public_key *public_key, struct delta_error *err)
 {
@@ -15,18 +37,16 @@ static enum delta_status make_key(const char *name, bool force, char *secret, ch
     if (snprintf(secret, PATH_MAX, "%s.pem", name) >= PATH_MAX ||
         snprintf(open, PATH_MAX, "%s.pub.pem", name) >= PATH_MAX)
         return delta_fail(err, DELTA_USAGE, "name is too long");
-    for (int i = 0; i < 2 && !force; i++)
-        if (delta_file_exists(i ? open : secret))
-            return delta_fail(err, DELTA_EXISTS, "'%s' exists already; --force replaces the key",
-                              i ? open : secret);
     st = delta_key_generate(&key, err);
     if (!st)
         st = delta_key_public(&key, public_key, err);
     if (!st)
-        st = delta_key_save(&key, secret, err);
-    if (!st)
-        st = delta_public_key_save(public_key, open, err);
+        st = save_pair(&key, public_key, force, secret, open, err);
     delta_key_release(&key);
+    if (st == DELTA_EXISTS) {
+        const struct delta_error why = *err;
+        st = delta_fail(err, st, "%s; --force replaces the key", why.text);
+    }
     return st;
 }
 

@@ -206,19 +206,46 @@ static enum delta_status sync_parent(const char *path, struct delta_error *err)
     return delta_file_sync_dir(dir, err);
 }
 
-enum delta_status delta_newfile_commit(struct delta_newfile *file, struct delta_error *err)
+static enum delta_status settle(struct delta_newfile *file, struct delta_error *err)
 {
-    int fd = file->fd;
+    const int fd = file->fd;
 
     if (fsync(fd) < 0)
         return delta_fail_errno(err, "cannot sync '%s'", file->path);
     file->fd = -1;
     if (close(fd) < 0)
         return delta_fail_errno(err, "cannot close '%s'", file->path);
+    return DELTA_OK;
+}
+
+enum delta_status delta_newfile_commit(struct delta_newfile *file, struct delta_error *err)
+{
+    const enum delta_status st = settle(file, err);
+
+    if (st)
+        return st;
     if (rename(file->temp, file->path) < 0)
         return delta_fail_errno(err, "cannot rename to '%s'", file->path);
     free(file->temp);
     file->temp = NULL;
+    return sync_parent(file->path, err);
+}
+
+enum delta_status delta_newfile_commit_new(struct delta_newfile *file, struct delta_error *err)
+{
+    enum delta_status st = settle(file, err);
+
+    if (st)
+        return st;
+    if (renameat2(AT_FDCWD, file->temp, AT_FDCWD, file->path, RENAME_NOREPLACE) == 0) {
+        free(file->temp);
+        file->temp = NULL;
+        return sync_parent(file->path, err);
+    }
+    /* file systems that lack the flag have links; the temporary name goes with the release */
+    if (errno == EEXIST || link(file->temp, file->path) < 0)
+        return errno == EEXIST ? delta_fail(err, DELTA_EXISTS, "'%s' exists already", file->path)
+                               : delta_fail_errno(err, "cannot make '%s'", file->path);
     return sync_parent(file->path, err);
 }
 
@@ -235,8 +262,8 @@ void delta_newfile_release(struct delta_newfile *file)
     *file = (struct delta_newfile)DELTA_NEWFILE_INIT;
 }
 
-enum delta_status delta_file_write(const char *path, struct delta_bytes bytes, unsigned mode,
-                                   struct delta_error *err)
+static enum delta_status write_whole(const char *path, struct delta_bytes bytes, unsigned mode,
+                                     bool replace, struct delta_error *err)
 {
     struct delta_newfile file = DELTA_NEWFILE_INIT;
     enum delta_status st = delta_newfile_open(&file, path, mode, err);
@@ -244,9 +271,21 @@ enum delta_status delta_file_write(const char *path, struct delta_bytes bytes, u
     if (!st)
         st = delta_newfile_write(&file, bytes, err);
     if (!st)
-        st = delta_newfile_commit(&file, err);
+        st = replace ? delta_newfile_commit(&file, err) : delta_newfile_commit_new(&file, err);
     delta_newfile_release(&file);
     return st;
+}
+
+enum delta_status delta_file_write(const char *path, struct delta_bytes bytes, unsigned mode,
+                                   struct delta_error *err)
+{
+    return write_whole(path, bytes, mode, true, err);
+}
+
+enum delta_status delta_file_write_new(const char *path, struct delta_bytes bytes, unsigned mode,
+                                       struct delta_error *err)
+{
+    return write_whole(path, bytes, mode, false, err);
 }
 
 enum delta_status delta_file_rename(const char *from, const char *to, struct delta_error *err)

@@ -144,17 +144,31 @@ done:
     return st;
 }
 
-enum delta_status delta_key_save(const struct delta_key *key, const char *path,
-                                 struct delta_error *err)
+static enum delta_status write_private(const struct delta_key *key, const char *path, bool replace,
+                                       struct delta_error *err)
 {
     unsigned char text[1024]; /* P-256: 227 bytes */
     enum delta_status st;
 
     if (mbedtls_pk_write_key_pem(key->context, text, sizeof text))
         return delta_fail(err, DELTA_INTERNAL, "cannot encode a key");
-    st = delta_file_write(path, delta_bytes(text, strlen((char *)text)), 0600, err);
+    const struct delta_bytes bytes = delta_bytes(text, strlen((char *)text));
+    st = replace ? delta_file_write(path, bytes, 0600, err)
+                 : delta_file_write_new(path, bytes, 0600, err);
     mbedtls_platform_zeroize(text, sizeof text);
     return st;
+}
+
+enum delta_status delta_key_save(const struct delta_key *key, const char *path,
+                                 struct delta_error *err)
+{
+    return write_private(key, path, false, err);
+}
+
+enum delta_status delta_key_replace(const struct delta_key *key, const char *path,
+                                    struct delta_error *err)
+{
+    return write_private(key, path, true, err);
 }
 
 static enum delta_status public_from(mbedtls_pk_context *pk, struct delta_public_key *out,
@@ -247,7 +261,7 @@ enum delta_status delta_public_key_save(const struct delta_public_key *key, cons
     if (mbedtls_pem_write_buffer("-----BEGIN PUBLIC KEY-----\n", "-----END PUBLIC KEY-----\n",
                                  key->der, key->len, text, sizeof text, &len))
         return delta_fail(err, DELTA_INTERNAL, "cannot encode a public key");
-    return delta_file_write(path, delta_bytes(text, strlen((char *)text)), 0644, err);
+    return delta_file_write_new(path, delta_bytes(text, strlen((char *)text)), 0644, err);
 }
 
 enum delta_status delta_key_sign(const struct delta_key *key, struct delta_bytes bytes,

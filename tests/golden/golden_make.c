@@ -374,9 +374,9 @@ static void load_key(void)
     if (delta_key_load(&key, path, &err)) {
         must(delta_key_generate(&key, &err), "key");
         must(delta_key_save(&key, path, &err), "key");
+        must(delta_key_public(&key, &public_key, &err), "key");
+        must(delta_public_key_save(&public_key, open, &err), "key");
     }
-    must(delta_key_public(&key, &public_key, &err), "key");
-    must(delta_public_key_save(&public_key, open, &err), "key");
 }
 
 int main(int argc, char **argv)

@@ -43,6 +43,11 @@ DELTA_MUST_USE enum delta_status delta_file_read_judged(const char *path, size_t
 DELTA_MUST_USE enum delta_status delta_file_write(const char *path, struct delta_bytes bytes,
                                                   unsigned mode, struct delta_error *err);
 
+/* The same for a file that must be new, a symbolic link in the way included: of several writers one
+ * succeeds, and nobody ever sees half of it.  fails: EXISTS */
+DELTA_MUST_USE enum delta_status delta_file_write_new(const char *path, struct delta_bytes bytes,
+                                                      unsigned mode, struct delta_error *err);
+
 /* A new file beside its final place, named so that leftovers are recognised. */
 struct delta_newfile {
     int fd;
@@ -62,6 +67,9 @@ delta_newfile_write(struct delta_newfile *file, struct delta_bytes bytes, struct
 /* fsync, rename, fsync of the directory. */
 DELTA_MUST_USE enum delta_status delta_newfile_commit(struct delta_newfile *file,
                                                       struct delta_error *err);
+/* The same, but what lies at `path` stays.  fails: EXISTS */
+DELTA_MUST_USE enum delta_status delta_newfile_commit_new(struct delta_newfile *file,
+                                                          struct delta_error *err);
 void delta_newfile_release(struct delta_newfile *file); /* drops what was not committed */
 
 /* Renames within one file system and makes it durable (fsync of both directories). */

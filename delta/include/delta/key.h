@@ -23,9 +23,12 @@ DELTA_MUST_USE enum delta_status delta_key_generate(struct delta_key *key, struc
 /* PEM (SEC1 or PKCS#8), unencrypted.  fails: FORMAT, UNSUPPORTED (not P-256), NOT_FOUND, IO */
 DELTA_MUST_USE enum delta_status delta_key_load(struct delta_key *key, const char *path,
                                                 struct delta_error *err);
-/* Atomically, mode 0600. */
+/* Atomically, mode 0600.  fails: EXISTS (a symbolic link counts), IO, NO_SPACE */
 DELTA_MUST_USE enum delta_status delta_key_save(const struct delta_key *key, const char *path,
                                                 struct delta_error *err);
+/* The same, and the key that lies there is lost. */
+DELTA_MUST_USE enum delta_status delta_key_replace(const struct delta_key *key, const char *path,
+                                                   struct delta_error *err);
 void delta_key_release(struct delta_key *key);
 DELTA_MUST_USE enum delta_status delta_key_public(const struct delta_key *key,
                                                   struct delta_public_key *out,
@@ -39,7 +42,7 @@ DELTA_MUST_USE enum delta_status delta_public_key_parse(struct delta_public_key 
 DELTA_MUST_USE enum delta_status delta_public_key_load(struct delta_public_key *out,
                                                        const char *path, struct delta_error *err);
 
-/* PEM, atomically, mode 0644. */
+/* PEM, atomically, mode 0644.  fails: EXISTS, IO, NO_SPACE */
 DELTA_MUST_USE enum delta_status delta_public_key_save(const struct delta_public_key *key,
                                                        const char *path, struct delta_error *err);
 

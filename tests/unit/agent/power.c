@@ -20,11 +20,13 @@ int __real_open(const char *path, int flags, mode_t mode);
 ssize_t __real_write(int fd, const void *data, size_t len);
 int __real_fsync(int fd);
 int __real_rename(const char *from, const char *to);
+int __real_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
 int __real_unlink(const char *path);
 int __wrap_open(const char *path, int flags, mode_t mode);
 ssize_t __wrap_write(int fd, const void *data, size_t len);
 int __wrap_fsync(int fd);
 int __wrap_rename(const char *from, const char *to);
+int __wrap_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
 int __wrap_unlink(const char *path);
 
 int __wrap_open(const char *path, int flags, mode_t mode)
@@ -60,6 +62,12 @@ int __wrap_rename(const char *from, const char *to)
 {
     count();
     return __real_rename(from, to);
+}
+
+int __wrap_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
+{
+    count();
+    return __real_renameat2(from_dir, from, to_dir, to, flags);
 }
 
 int __wrap_unlink(const char *path)

@@ -399,26 +399,6 @@ static void cli_sign_is_atomic_and_in_place(void **state)
     assert_int_equal(r.status, 3);
 }
 
-static void cli_keygen_never_overwrites(void **state)
-{
-    char name[300];
-    struct stat info;
-
-    (void)state;
-    assert_int_equal(stat(key, &info), 0);
-    assert_int_equal(info.st_mode & 0777, 0600);
-    in_scratch(name, "k");
-    harness_run(&r, PROGRAM, "keygen", name, NULL);
-    assert_int_equal(r.status, 3);
-    assert_non_null(strstr(r.err, "--force"));
-    in_scratch(name, "fresh");
-    harness_run(&r, PROGRAM, "keygen", name, "--json", NULL);
-    assert_int_equal(r.status, 0);
-    json_t *root = parsed();
-    assert_int_equal(strlen(text(root, "id")), 64);
-    json_decref(root);
-}
-
 static void cli_import_names_classes(void **state)
 {
     static const char order[] = "2\n0\n3\n1\n4\n";
@@ -747,7 +727,6 @@ int main(void)
         cmocka_unit_test(cli_squashes_and_inverts),
         cmocka_unit_test(cli_cats_a_tensor),
         cmocka_unit_test(cli_sign_is_atomic_and_in_place),
-        cmocka_unit_test(cli_keygen_never_overwrites),
         cmocka_unit_test(cli_import_names_classes),
         cmocka_unit_test(cli_keeps_a_residual_with_its_delta_only),
         cmocka_unit_test(cli_refuses_what_is_none_of_ours),

@@ -101,6 +101,111 @@ static void file_survives_death_at_every_step(void **state)
     assert_int_equal(entries(), 1 + 3); /* leftovers, recognisable by their names */
 }
 
+/* What lies in the way of a file that must be new stays as it is, links and all. */
+static void file_new_never_replaces(void **state)
+{
+    static const char *const ways[] = {"file", "link", "dangling", "loop", "dir"};
+    struct delta_error err = DELTA_ERROR_INIT;
+    char way[600], link[300];
+    struct stat before, after;
+
+    (void)state;
+    assert_int_equal(symlink(path, harness_path(&scratch, "link")), 0);
+    assert_int_equal(symlink("nowhere", harness_path(&scratch, "dangling")), 0);
+    assert_int_equal(symlink("loop", harness_path(&scratch, "loop")), 0);
+    assert_ok(delta_dir_make(harness_path(&scratch, "dir"), 0755, &err));
+    const size_t count = entries();
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        snprintf(way, sizeof way, "%s", harness_path(&scratch, ways[i]));
+        assert_int_equal(lstat(way, &before), 0);
+        assert_status(delta_file_write_new(way, delta_bytes("new", 3), 0600, &err), DELTA_EXISTS);
+        assert_non_null(strstr(err.text, way));
+        assert_int_equal(lstat(way, &after), 0);
+        assert_int_equal(before.st_ino, after.st_ino);
+        assert_int_equal(before.st_mode, after.st_mode);
+    }
+    assert_content("old");
+    assert_true(readlink(harness_path(&scratch, "dangling"), link, sizeof link) == 7);
+    assert_int_equal(entries(), count);
+    const mode_t kept = umask(0);
+    assert_ok(delta_file_remove(path, &err));
+    assert_ok(delta_file_write_new(path, delta_bytes("new", 3), 0600, &err));
+    umask(kept);
+    assert_content("new");
+    assert_int_equal(stat(path, &after), 0);
+    assert_int_equal(after.st_mode & 0777, 0600);
+    assert_int_equal(after.st_nlink, 1);
+    assert_int_equal(entries(), count);
+}
+
+/* Whoever dies before the end leaves a temporary name and nothing else; the next one succeeds. */
+static void file_new_survives_death_at_every_step(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+
+    (void)state;
+    assert_ok(delta_file_remove(path, &err));
+    for (int step = 0; step < 3; step++) {
+        const pid_t pid = fork();
+        if (pid == 0) {
+            struct delta_newfile file;
+            if (delta_newfile_open(&file, path, 0600, NULL))
+                _exit(9);
+            if (step > 0 && delta_newfile_write(&file, delta_bytes("half", 4), NULL))
+                _exit(9);
+            if (step > 1 && fsync(file.fd))
+                _exit(9);
+            raise(SIGKILL);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status));
+        assert_false(delta_file_exists(path));
+    }
+    assert_ok(delta_file_write_new(path, delta_bytes("whole", 5), 0600, &err));
+    assert_content("whole");
+}
+
+/* Of many writers at once one succeeds, and its content is what lies there. */
+static void file_new_has_one_writer(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    char winner = 0, text[2] = "";
+    pid_t children[8];
+    int gate[2];
+
+    (void)state;
+    assert_ok(delta_file_remove(path, &err));
+    assert_int_equal(pipe(gate), 0);
+    for (int i = 0; i < 8; i++) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            char byte;
+            close(gate[1]);
+            text[0] = (char)('a' + i);
+            _exit(read(gate[0], &byte, 1) /* until all are there */
+                      ? 9
+                      : (int)delta_file_write_new(path, delta_bytes(text, 1), 0600, NULL));
+        }
+    }
+    close(gate[0]);
+    close(gate[1]);
+    for (int i = 0; i < 8; i++) {
+        int status;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_true(WIFEXITED(status));
+        if (WEXITSTATUS(status) == 0) {
+            assert_int_equal(winner, 0);
+            winner = (char)('a' + i);
+        } else {
+            assert_int_equal(WEXITSTATUS(status), DELTA_EXISTS);
+        }
+    }
+    text[0] = winner;
+    assert_content(text);
+    assert_int_equal(entries(), 1);
+}
+
 static void file_dropped_leaves_nothing(void **state)
 {
     struct delta_error err = DELTA_ERROR_INIT;
@@ -222,6 +327,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(file_is_replaced_whole),
         CASE(file_survives_death_at_every_step),
+        CASE(file_new_never_replaces),
+        CASE(file_new_survives_death_at_every_step),
+        CASE(file_new_has_one_writer),
         CASE(file_dropped_leaves_nothing),
         CASE(file_full_disk_keeps_the_old),
         CASE(file_dev_full_is_no_space),

@@ -99,7 +99,7 @@ void device_make(struct device *device, const struct fleet *fleet, const char *n
     snprintf(device->name, sizeof device->name, "%s", name);
     snprintf(device->key_path, sizeof device->key_path, "%s/%s.key", fleet->scratch.path, name);
     assert_ok(delta_key_generate(&device->key, &err));
-    assert_ok(delta_key_save(&device->key, device->key_path, &err));
+    assert_ok(delta_key_replace(&device->key, device->key_path, &err)); /* a name made anew */
 }
 
 void device_release(struct device *device)
