@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 const char *cmd_kind_name(enum cmd_kind kind)
 {
@@ -116,6 +117,19 @@ void cmd_file_release(struct cmd_file *file)
     delta_reader_release(&file->reader);
     delta_model_release(&file->model);
     delta_buf_release(&file->bytes);
+}
+
+enum delta_status cmd_refuse_onto(const char *out, const char *input, struct delta_error *err)
+{
+    struct stat info;
+
+    /* files are replaced, and so would be the link that is /dev/stdout */
+    if (out && stat(out, &info) == 0 && !S_ISREG(info.st_mode))
+        return delta_fail(err, DELTA_EXISTS, "cannot write '%s': it is not a file", out);
+    if (!out || !input || !delta_file_same(out, input))
+        return DELTA_OK;
+    return delta_fail(err, DELTA_USAGE, "'%s' would be written over '%s', which is read", out,
+                      input);
 }
 
 enum delta_status cmd_keyring(struct delta_keyring *ring, const struct delta_opt_list *paths,

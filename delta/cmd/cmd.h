@@ -72,6 +72,11 @@ DELTA_MUST_USE enum delta_status cmd_model_open(struct cmd_file *out, const char
 void cmd_file_release(struct cmd_file *file);
 const char *cmd_kind_name(enum cmd_kind kind);
 
+/* What must not be written: what is read, and what is no file. Either may be NULL.
+ *   fails    USAGE, EXISTS */
+DELTA_MUST_USE enum delta_status cmd_refuse_onto(const char *out, const char *input,
+                                                 struct delta_error *err);
+
 DELTA_MUST_USE enum delta_status cmd_keyring(struct delta_keyring *ring,
                                              const struct delta_opt_list *paths,
                                              struct delta_error *err);

@@ -95,9 +95,13 @@ static int run(const struct delta_verb_help *help, const struct cat_args *args)
     struct delta_error err = DELTA_ERROR_INIT;
     const struct delta_tensor *tensor = NULL;
     struct cmd_file file = {.path = NULL};
-    enum delta_status st = open_version(args, &file, &err);
+    enum delta_status st = cmd_refuse_onto(args->out, args->path, &err);
     int rc = 0;
 
+    if (!st)
+        st = cmd_refuse_onto(args->out, args->base, &err);
+    if (!st)
+        st = open_version(args, &file, &err);
     if (!st) {
         tensor = delta_model_find(&file.model, args->tensor);
         if (!tensor)

@@ -130,8 +130,14 @@ static enum delta_status import_file(const char *path, const struct delta_arch_h
 {
     struct delta_safetensors_info info = {NULL, 0};
     struct delta_model model;
-    enum delta_status st = load_foreign(&model, path, hint, &info, err);
+    enum delta_status st = cmd_refuse_onto(out, path, err);
 
+    if (!st)
+        st = cmd_refuse_onto(out, order, err);
+    if (!st)
+        st = cmd_refuse_onto(out, names, err);
+    if (!st)
+        st = load_foreign(&model, path, hint, &info, err);
     if (st)
         return st;
     if (order)
@@ -277,7 +283,7 @@ int cmd_export(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
-    if (cmd_model_open(&file, argv[first], &err))
+    if (cmd_refuse_onto(out, argv[first], &err) || cmd_model_open(&file, argv[first], &err))
         return delta_cli_fail(&help, &err);
     st = wants_npz(format, out) ? delta_npz_save(&file.model, out, &err)
                                 : delta_safetensors_save(&file.model, out, &err);

@@ -188,6 +188,32 @@ static int inspect_header(const struct delta_verb_help *help, const char *path,
     return rc;
 }
 
+static int inspect_whole(const struct delta_verb_help *help, const char *path, const char *base,
+                         const char *html, const struct delta_opt_list *keys, bool json)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct subject subject = {.view = {NULL, NULL, NULL}};
+    struct delta_keyring ring;
+    enum delta_status st = cmd_refuse_onto(html, path, &err);
+    int rc;
+
+    if (!st)
+        st = cmd_refuse_onto(html, base, &err);
+    for (size_t i = 0; i < keys->count && !st; i++)
+        st = cmd_refuse_onto(html, keys->items[i], &err);
+    if (!st)
+        st = cmd_keyring(&ring, keys, &err);
+    if (!st)
+        st = subject_open(&subject, path, base, &ring, &err);
+    if (!st && html)
+        st = cmd_write_html(html, &subject.file, &subject.signature, &subject.view, &err);
+    rc = st ? delta_cli_fail(help, &err) : json ? show_json(&subject) : show_text(&subject);
+    if (rc == 0 && subject.signature.trust == CMD_TRUST_REFUSED)
+        rc = delta_cli_fail(help, &subject.signature.why);
+    subject_release(&subject);
+    return rc;
+}
+
 int cmd_inspect(int argc, char **argv)
 {
     static const struct delta_verb_help help = {
@@ -230,7 +256,6 @@ int cmd_inspect(int argc, char **argv)
         {.name = "json", .kind = DELTA_OPT_FLAG, .value = &json, .help = "print one JSON object"},
         {.name = NULL}};
     struct delta_error err = DELTA_ERROR_INIT;
-    struct subject subject = {.view = {NULL, NULL, NULL}};
     struct delta_keyring ring;
     int first, rc = delta_opt_parse(&help, opts, argc, argv, &first);
 
@@ -243,18 +268,7 @@ int cmd_inspect(int argc, char **argv)
     if (header)
         return cmd_keyring(&ring, &keys, &err) ? delta_cli_fail(&help, &err)
                                                : inspect_header(&help, argv[first], &ring, json);
-    if (cmd_keyring(&ring, &keys, &err) || subject_open(&subject, argv[first], base, &ring, &err)) {
-        rc = delta_cli_fail(&help, &err);
-    } else {
-        const enum delta_status st =
-            html ? cmd_write_html(html, &subject.file, &subject.signature, &subject.view, &err)
-                 : DELTA_OK;
-        rc = st ? delta_cli_fail(&help, &err) : json ? show_json(&subject) : show_text(&subject);
-        if (rc == 0 && subject.signature.trust == CMD_TRUST_REFUSED)
-            rc = delta_cli_fail(&help, &subject.signature.why);
-    }
-    subject_release(&subject);
-    return rc;
+    return inspect_whole(&help, argv[first], base, html, &keys, json);
 }
 
 /* ---- verify ---- */

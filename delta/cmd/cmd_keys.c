@@ -43,7 +43,7 @@ static enum delta_status make_key(const char *name, bool force, char *secret, ch
     if (!st)
         st = save_pair(&key, public_key, force, secret, open, err);
     delta_key_release(&key);
-    if (st == DELTA_EXISTS) {
+    if (st == DELTA_EXISTS && !force) {
         const struct delta_error why = *err;
         st = delta_fail(err, st, "%s; --force replaces the key", why.text);
     }
@@ -93,8 +93,10 @@ static enum delta_status sign_file(const char *path, const char *key_path, const
 {
     struct delta_key key = {NULL};
     struct cmd_file file;
-    enum delta_status st = cmd_file_open(&file, path, err); /* nobody signs a damaged file */
+    enum delta_status st = cmd_refuse_onto(out, key_path, err);
 
+    if (!st) /* nobody signs a damaged file */
+        st = cmd_file_open(&file, path, err);
     if (st)
         return st;
     if (cmd_is_foreign(file.kind))

@@ -133,7 +133,8 @@ int cmd_pull(int argc, char **argv)
         (void)delta_fail(&err, DELTA_USAGE, "--out is required with a name; see --help");
         return delta_cli_fail(&help, &err);
     }
-    if (delta_oci_pull(argv[first], argv[first + 1], &bytes, &err))
+    if (cmd_refuse_onto(out, NULL, &err) ||
+        delta_oci_pull(argv[first], argv[first + 1], &bytes, &err))
         return delta_cli_fail(&help, &err);
     len = bytes.len;
     if (keep(&bytes, argv[first + 1], out, &keys, &err))

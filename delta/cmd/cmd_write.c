@@ -1,6 +1,7 @@
 /* Verbs that make files from models and deltas: make, apply, invert, squash. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cmd.h"
 #include "delta/chain.h"
@@ -48,6 +49,28 @@ struct args {
 static void show_progress(void *context, double done, double total)
 {
     delta_progress_at(context, done, total);
+}
+
+/* Nothing that is read may be written over: neither by the result nor by the residual. */
+static enum delta_status check_places(const struct args *args, struct delta_error *err)
+{
+    const char *const outs[] = {args->out, args->residual};
+    enum delta_status st = DELTA_OK;
+
+    if (args->residual && strcmp(args->residual, args->out) == 0) /* neither may exist yet */
+        st = delta_fail(err, DELTA_USAGE, "--out and --residual name the same file");
+    if (!st)
+        st = cmd_refuse_onto(args->residual, args->out, err);
+    for (size_t i = 0; i < sizeof outs / sizeof outs[0] && !st; i++) {
+        st = cmd_refuse_onto(outs[i], args->base, err);
+        if (!st)
+            st = cmd_refuse_onto(outs[i], args->sign, err);
+        for (int k = 0; k < args->count && !st; k++)
+            st = cmd_refuse_onto(outs[i], args->files[k], err);
+        for (size_t k = 0; k < args->keys.count && !st; k++)
+            st = cmd_refuse_onto(outs[i], args->keys.items[k], err);
+    }
+    return st;
 }
 
 /* ---- the deltas of a command line ---- */
@@ -176,9 +199,11 @@ static enum delta_status make(const struct args *args, struct delta_buf *out,
     struct delta_options options = {.zstd_level = (int)args->level};
     struct delta_progress progress;
     struct cmd_file base, target = {.path = NULL};
-    enum delta_status st = lossy_options(args, &options, residual, err);
+    enum delta_status st = check_places(args, err);
 
     *out = (struct delta_buf){0};
+    if (!st)
+        st = lossy_options(args, &options, residual, err);
     if (!st)
         st = cmd_model_open(&base, args->base, err);
     if (st)
@@ -292,8 +317,10 @@ static enum delta_status apply(const struct args *args, struct delta_digest *ver
     struct delta_keyring ring;
     struct cmd_file base;
     struct deltas deltas = {.count = 0};
-    enum delta_status st = cmd_keyring(&ring, &args->keys, err);
+    enum delta_status st = check_places(args, err);
 
+    if (!st)
+        st = cmd_keyring(&ring, &args->keys, err);
     if (!st && can_stream(args))
         return delta_apply_file(args->base, args->files[0], args->out,
                                 args->keys.count ? &ring : NULL, version, err);
@@ -374,9 +401,11 @@ static enum delta_status derive(const struct args *args, bool back, struct delta
     const struct delta_options options = {.provenance = &made, .zstd_level = (int)args->level};
     struct deltas deltas = {.count = 0};
     struct cmd_file base;
-    enum delta_status st = cmd_model_open(&base, args->base, err);
+    enum delta_status st = check_places(args, err);
 
     *out = (struct delta_buf){0};
+    if (!st)
+        st = cmd_model_open(&base, args->base, err);
     if (st)
         return st;
     delta_buf_release(&base.bytes); /* the model holds a copy */

@@ -431,8 +431,10 @@ static enum delta_status write_front(struct apply *a, const char *out_path, stru
     if (!st)
         st = delta_frame_front(DELTA_CONTAINER_MODEL, delta_buf_bytes(&header),
                                payload_bytes(&a->target), &front, err);
-    if (!st)
+    if (!st) {
         st = delta_newfile_open(&a->file, out_path, 0644, err);
+        a->named = st != DELTA_OK;
+    }
     if (!st)
         st = delta_newfile_write(&a->file, delta_buf_bytes(&front), err);
     delta_buf_release(&header);
@@ -497,11 +499,14 @@ enum delta_status delta_apply_file(const char *base_path, const char *delta_path
         st = write_front(&a, out_path, err);
     for (size_t i = 0; i < a.target.tensor_count && !st; i++) {
         st = do_tensor(&a, i, err);
-        if (st)
+        if (st && st != DELTA_NO_SPACE)
             st = delta_fail_in(err, st, "tensor '%s'", a.target.tensors[i].name);
     }
-    if (!st)
+    if (!st) {
         st = delta_newfile_commit(&a.file, err);
+        a.named = st != DELTA_OK;
+    }
+    a.named |= st == DELTA_NO_SPACE;
     if (!st && version)
         *version = a.reader.target;
     apply_release(&a);

@@ -219,6 +219,15 @@ static int print_bash(const char *program, const struct delta_verb *verbs)
     return 0;
 }
 
+/* After help and version: 0, or 6 where standard output is full. */
+static int finish_stdout(const char *program)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return 0;
+    fprintf(stderr, "%s: cannot write to standard output\n", program);
+    return delta_status_exit(DELTA_IO);
+}
+
 static void print_any_help(const struct delta_verb_help *help, const struct delta_opt *opts,
                            const char *form)
 {
@@ -352,29 +361,30 @@ int delta_opt_parse(const struct delta_verb_help *help, struct delta_opt *opts, 
     opterr = 0;
     for (;;) {
         int index = -1;
-        const int got = getopt_long(argc, argv, "", table, &index);
+        const int got = getopt_long(argc, argv, ":", table, &index);
         if (got == -1)
             break;
+        if (got == ':')
+            return usage_error(help, "'%s': its value is missing", argv[optind - 1]);
         if (got == '?')
-            return usage_error(help, "'%s': unknown option, or its value is missing",
-                               argv[optind - 1]);
+            return usage_error(help, "'%s': unknown or ambiguous option", argv[optind - 1]);
         if ((size_t)index == count) {
             print_any_help(help, opts, optarg);
-            return 0;
+            return finish_stdout(help->program);
         }
         seen[index] = true;
         rc = set_option(help, &opts[index], optarg);
         if (rc >= 0)
             return rc;
     }
-    rc = apply_fallbacks(help, opts, seen);
-    if (rc >= 0)
-        return rc;
     const int operands = argc - optind;
     if (operands < help->min_operands)
         return usage_error(help, "%s expected", help->operands);
     if (help->max_operands >= 0 && operands > help->max_operands)
         return usage_error(help, "'%s': unexpected operand", argv[optind + help->max_operands]);
+    rc = apply_fallbacks(help, opts, seen);
+    if (rc >= 0)
+        return rc;
     *first = optind;
     return -1;
 }
@@ -386,7 +396,7 @@ int delta_cli_run(const char *program, const char *summary, const struct delta_v
 
     if (strcmp(word, "--version") == 0) {
         printf("%s %s\n", program, FROSTLINE_VERSION);
-        return 0;
+        return finish_stdout(program);
     }
     if (strcmp(word, "--help=bash") == 0)
         return print_bash(program, verbs);
@@ -400,8 +410,12 @@ int delta_cli_run(const char *program, const char *summary, const struct delta_v
     fprintf(out, "usage: %s VERB [options]\n\n%s\n\nverbs:\n", program, summary);
     for (const struct delta_verb *verb = verbs; verb->name; verb++)
         fprintf(out, "  %-12s %s\n", verb->name, verb->summary);
-    fprintf(out, "\n'%s VERB --help' tells more. --version shows the version.\n", program);
-    return wanted && argc > 1 ? 0 : 2;
+    fprintf(out,
+            "\n'%s VERB --help' tells more. --version shows the version.\n"
+            "Exit status: 0 yes, 1 no, 2 usage, 3 wrong input, 4 not trusted, 5 network,\n"
+            "6 environment (disk, memory, permission), 7 internal error.\n",
+            program);
+    return wanted && argc > 1 ? finish_stdout(program) : 2;
 }
 
 int delta_cli_fail(const struct delta_verb_help *help, const struct delta_error *err)

@@ -14,6 +14,15 @@
 
 #include "delta/hash.h"
 
+/* In words, what a path leads to that is no regular file. */
+static const char *what_else(mode_t mode)
+{
+    return S_ISDIR(mode)    ? "a directory"
+           : S_ISFIFO(mode) ? "a pipe"
+           : S_ISSOCK(mode) ? "a socket"
+                            : "a device";
+}
+
 static enum delta_status open_regular(const char *path, int *fd, uint64_t *size,
                                       struct delta_error *err)
 {
@@ -32,7 +41,7 @@ static enum delta_status open_regular(const char *path, int *fd, uint64_t *size,
         close(*fd);
         *fd = -1;
         return delta_fail(err, DELTA_FORMAT, "cannot read '%s': it is %s, not a file", path,
-                          S_ISDIR(info.st_mode) ? "a directory" : "a special file");
+                          what_else(info.st_mode));
     }
     *size = (uint64_t)info.st_size;
     return DELTA_OK;
@@ -130,10 +139,16 @@ enum delta_status delta_newfile_open(struct delta_newfile *file, const char *pat
 {
     uint8_t random[6];
     char hex[13];
-    enum delta_status st = delta_random(random, sizeof random, err);
+    struct stat info;
+    enum delta_status st;
     const size_t room = strlen(path) + 24;
 
     *file = (struct delta_newfile)DELTA_NEWFILE_INIT;
+    /* a rename would replace even /dev/null */
+    if (lstat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode))
+        return delta_fail(err, DELTA_EXISTS, "cannot write '%s': it is %s, not a file", path,
+                          what_else(info.st_mode));
+    st = delta_random(random, sizeof random, err);
     if (st)
         return st;
     delta_hex(hex, random, sizeof random);
@@ -146,7 +161,7 @@ enum delta_status delta_newfile_open(struct delta_newfile *file, const char *pat
     snprintf(file->temp, room, "%s.new-%s", path, hex);
     file->fd = open(file->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
     if (file->fd < 0) {
-        st = delta_fail_errno(err, "cannot create '%s'", file->temp);
+        st = delta_fail_errno(err, "cannot create '%s'", path);
         free(file->temp);
         file->temp = NULL;
         goto fail;
@@ -335,6 +350,13 @@ enum delta_status delta_file_remove(const char *path, struct delta_error *err)
     if (unlink(path) < 0 && errno != ENOENT)
         return delta_fail_errno(err, "cannot remove '%s'", path);
     return DELTA_OK;
+}
+
+bool delta_file_same(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 bool delta_file_exists(const char *path)

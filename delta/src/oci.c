@@ -160,6 +160,8 @@ static enum delta_status read_index(const char *dir, json_t **out, struct delta_
     enum delta_status st = read_json(dir, "oci-layout", &layout, err);
 
     *out = NULL;
+    if (st == DELTA_NOT_FOUND)
+        st = delta_fail_in(err, st, "'%s' is no OCI image layout", dir);
     if (!st && strcmp(text_of(layout, "imageLayoutVersion"), "1.0.0") != 0)
         st = delta_fail(err, DELTA_UNSUPPORTED, "'%s': image layout version '%.20s'", dir,
                         text_of(layout, "imageLayoutVersion"));

@@ -36,7 +36,7 @@ enum delta_status delta_fail_errno(struct delta_error *err, const char *fmt, ...
         status = DELTA_NO_SPACE;
     else if (code == ENOMEM)
         status = DELTA_NO_MEMORY;
-    else if (code == ENOENT)
+    else if (code == ENOENT || code == ENOTDIR)
         status = DELTA_NOT_FOUND;
     else if (code == EINTR)
         status = DELTA_INTERRUPTED;

@@ -39,7 +39,9 @@ DELTA_MUST_USE enum delta_status delta_file_read_judged(const char *path, size_t
                                                         struct delta_buf *out,
                                                         struct delta_error *err);
 
-/* Replaces `path` atomically by these bytes. mode e.g. 0644, 0600 for keys. */
+/* Replaces `path` atomically by these bytes. mode e.g. 0644, 0600 for keys.
+ * A symbolic link is replaced, not followed.
+ *   fails    EXISTS (it is a directory, device or pipe), NOT_FOUND, IO, NO_SPACE */
 DELTA_MUST_USE enum delta_status delta_file_write(const char *path, struct delta_bytes bytes,
                                                   unsigned mode, struct delta_error *err);
 
@@ -82,6 +84,8 @@ DELTA_MUST_USE enum delta_status delta_file_copy(const char *from, const char *t
 /* Removing what is not there is no failure. */
 DELTA_MUST_USE enum delta_status delta_file_remove(const char *path, struct delta_error *err);
 bool delta_file_exists(const char *path);
+/* Whether both names lead to one file; false where either leads to none. */
+bool delta_file_same(const char *a, const char *b);
 
 /* Read-only view of a whole file. bytes stay valid until release. Truncation of the file by
  * someone else while it is mapped is not defended against: map only files we own. */

@@ -449,7 +449,7 @@ static void cli_log_tells_the_chain(void **state)
     assert_narrow();
     assert_non_null(strstr(r.out, "d.fld"));
     harness_run(&r, PROGRAM, "log", base, NULL);
-    assert_int_equal(r.status, 6);
+    assert_int_equal(r.status, 3);
     harness_run(&r, PROGRAM, "log", "/nonexistent", NULL);
     assert_int_equal(r.status, 3);
 }
@@ -620,11 +620,12 @@ static void cli_refuses_what_is_none_of_ours(void **state)
     static const char *const verbs[] = {"inspect", "verify", "digest"};
     struct delta_error err = DELTA_ERROR_INIT;
     struct delta_buf file;
-    char words[300], half[300], sparse[300], empty[300], fifo[300];
+    char words[300], half[300], sparse[300], empty[300], fifo[300], none[300];
 
     (void)state;
     in_scratch(empty, "empty.flm");
     in_scratch(fifo, "fifo");
+    in_scratch(none, "none.flm");
     assert_ok(delta_file_write(empty, delta_bytes("", 0), 0644, &err));
     assert_int_equal(mkfifo(fifo, 0600), 0); /* nobody will ever write into it */
     in_scratch(words, "words.txt");
@@ -645,13 +646,14 @@ static void cli_refuses_what_is_none_of_ours(void **state)
         }
         harness_run(&r, PROGRAM, "inspect", "--header", bad[i], NULL);
         assert_refused_in_a_line("inspect --header", bad[i]);
-        harness_run(&r, PROGRAM, "apply", base, bad[i], "--out", words, NULL);
+        harness_run(&r, PROGRAM, "apply", base, bad[i], "--out", none, NULL);
         assert_refused_in_a_line("apply BASE", bad[i]);
-        harness_run(&r, PROGRAM, "apply", bad[i], fld, "--out", words, NULL);
+        harness_run(&r, PROGRAM, "apply", bad[i], fld, "--out", none, NULL);
         assert_refused_in_a_line("apply", bad[i]);
-        harness_run(&r, PROGRAM, "import", bad[i], "--out", words, NULL);
+        harness_run(&r, PROGRAM, "import", bad[i], "--out", none, NULL);
         assert_refused_in_a_line("import", bad[i]);
     }
+    assert_false(delta_file_exists(none));
     assert_int_equal(unlink(sparse), 0);
     assert_int_equal(unlink(half), 0);
     assert_int_equal(unlink(empty), 0);
