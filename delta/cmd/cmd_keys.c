@@ -57,7 +57,8 @@ int cmd_keygen(int argc, char **argv)
         "keygen",
         "NAME",
         "Makes an ECDSA P-256 key: NAME.pem (private, mode 0600) and NAME.pub.pem.",
-        "The public file is what --key takes. Prints the key's id.",
+        "The public file is what --key takes. Prints the key's id. What lies there stays,\n"
+        "unless --force is given.",
         1,
         1};
     bool force = false, json = false;

@@ -353,7 +353,8 @@ int cmd_apply(int argc, char **argv)
         "BASE DELTA...",
         "Makes the target model from BASE and one DELTA after another, bit for bit.",
         "The result is unsigned; 'sign' signs it. With --key every delta must be signed\n"
-        "by one of these keys.",
+        "by one of these keys. A file that is read is not written over: choose another\n"
+        "name for the result.",
         2,
         -1};
     struct args args = {.help = &help};
