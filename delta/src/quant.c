@@ -43,6 +43,13 @@ static inline float scale_of(uint8_t code, int exponent)
     return ldexpf((float)(8 + (code - 1) % 8), exponent + (code - 1) / 8);
 }
 
+static int8_t round_move(double x, double up_from)
+{
+    const double q = floor(fabs(x) + 1 - up_from);
+
+    return (int8_t)(q > 127 ? copysign(127, x) : copysign(q, x));
+}
+
 /* What a reader makes of a move, see move_run(). */
 static inline uint32_t move(uint32_t base, int q, float scale)
 {
@@ -114,17 +121,15 @@ done:
 }
 
 static enum delta_status round_all(struct delta_quant *out, const uint32_t *elements,
-                                   size_t row_len, const uint32_t *base, uint32_t *wanted,
-                                   struct delta_error *err)
+                                   size_t row_len, double up_from, const uint32_t *base,
+                                   uint32_t *wanted, struct delta_error *err)
 {
     for (size_t i = 0; i < out->count; i++) {
         const uint32_t at = elements[i];
         const size_t row = out->rows ? at / row_len - out->first_row : 0;
         const float scale = scale_of(out->scales[row], out->exponent);
         const double u = (double)float_of(wanted[at]) - (double)float_of(base[at]);
-        double q = scale > 0 ? rint(u / scale) : 0;
-        q = q > 127 ? 127 : q < -127 ? -127 : q;
-        out->q[i] = (int8_t)q;
+        out->q[i] = scale > 0 ? round_move(u / scale, up_from) : 0;
         wanted[at] = move(base[at], out->q[i], scale);
         if (!isfinite(float_of(wanted[at])))
             return delta_fail(err, DELTA_NONFINITE, "element %u rounds to infinity", at);
@@ -134,7 +139,8 @@ static enum delta_status round_all(struct delta_quant *out, const uint32_t *elem
 
 enum delta_status delta_quant_round(struct delta_quant *out, const struct delta_tensor *tensor,
                                     enum delta_scope scope, size_t base_count, double step,
-                                    const uint32_t *base, uint32_t *wanted, struct delta_error *err)
+                                    double up_from, const uint32_t *base, uint32_t *wanted,
+                                    struct delta_error *err)
 {
     const size_t row_len = tensor->count / (size_t)tensor->shape[0];
     struct delta_places places;
@@ -155,7 +161,7 @@ enum delta_status delta_quant_round(struct delta_quant *out, const struct delta_
         st = measure(out, elements, row_len, step, base, wanted, err);
     }
     if (!st)
-        st = round_all(out, elements, row_len, base, wanted, err);
+        st = round_all(out, elements, row_len, up_from, base, wanted, err);
     free(elements);
     if (st)
         delta_quant_release(out);

@@ -23,12 +23,12 @@ void delta_quant_release(struct delta_quant *quant);
 /* Rounds: `wanted` (bit patterns of all the tensor's elements) becomes what a reader will get in
  * the elements in scope; `base` likewise, not changed.
  *   step     grid in units of the root mean square move of the row or tensor, > 0
+ *   up_from  share of a step from which a move is rounded up: 0.5 is to the nearest
  *   fails    NO_MEMORY, NONFINITE (a value beyond float32's range) */
-DELTA_MUST_USE enum delta_status delta_quant_round(struct delta_quant *out,
-                                                   const struct delta_tensor *tensor,
-                                                   enum delta_scope scope, size_t base_count,
-                                                   double step, const uint32_t *base,
-                                                   uint32_t *wanted, struct delta_error *err);
+DELTA_MUST_USE enum delta_status
+delta_quant_round(struct delta_quant *out, const struct delta_tensor *tensor,
+                  enum delta_scope scope, size_t base_count, double step, double up_from,
+                  const uint32_t *base, uint32_t *wanted, struct delta_error *err);
 /* The payload of a rounding.  fails: LIMIT, NO_MEMORY */
 DELTA_MUST_USE enum delta_status
 delta_quant_put(struct delta_buf *out, const struct delta_quant *quant, struct delta_error *err);

@@ -62,9 +62,9 @@ static void lossy_deltas_lead_to_the_rounded_model(void **state)
         double step, worst; /* largest share of the largest move that rounding may take */
         double size;        /* of raw */
     } rows[] = {{DELTA_CHOICE_BF16, 0, 0.8, 0.5},
-                {DELTA_CHOICE_INT8, 0, 0.2, 0.2},
-                {DELTA_CHOICE_INT8, 1, 0.5, 0.15},
-                {DELTA_CHOICE_INT8, 0.02, 0.01, 0.35}};
+                {DELTA_CHOICE_INT8, 0, 0.28, 0.2},
+                {DELTA_CHOICE_INT8, 1, 0.7, 0.15},
+                {DELTA_CHOICE_INT8, 0.02, 0.014, 0.35}};
     struct delta_error err = DELTA_ERROR_INIT;
     struct delta_model base, target;
 
