@@ -1,9 +1,10 @@
 /* bench_delta: what deltas cost beside general tools, on updates that this project's learner made.
  *   bench_delta [--tools] [--loops N] BASE.flm TARGET.flm...
  * For each pair: bytes of every way to ship the target, in percent of the full float32 model and
- * against the best general tool (bsdiff, xdelta3 -9, zstd -19, zstd --patch-from; without --tools,
- * or where one is not installed, the row says so); the entropy floor; apply speed on one core with
- * hashing apart; peak memory of apply. bench_delta.sh trains updates and runs all.
+ * per live value and against the best general tool (bsdiff, xdelta3 -9, zstd -19, zstd
+ * --patch-from; without --tools, or where one is not installed, the row says so); the entropy
+ * floor; apply speed on one core with hashing apart; peak memory of apply. bench_delta.sh trains
+ * updates and runs all.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@ struct bench {
     char dir[64];
     struct delta_model base, target;
     double full; /* bytes of all values of the target */
+    double live; /* values that are live by the plan */
     double best; /* bytes of the best general tool; 0: none ran */
     int loops;
 };
@@ -42,7 +44,8 @@ static void die(const char *what, const struct delta_error *err)
 
 static void print_row(const struct bench *b, const char *name, double bytes, const char *more)
 {
-    printf("| %-34s | %10.0f | %7.3f |", name, bytes, 100 * bytes / b->full);
+    printf("| %-34s | %10.0f | %7.3f | %5.2f |", name, bytes, 100 * bytes / b->full,
+           8 * bytes / b->live);
     if (b->best > 0)
         printf(" %6.3f |", bytes / b->best);
     else
@@ -211,32 +214,81 @@ static void run_ours(const struct bench *b, const char *name, const struct delta
     delta_buf_release(&file);
 }
 
-/* The tensor with the target's rows, as the codec sees it; values of new rows are zeros. */
+/* The floor of one tensor, with the target's rows as the codec sees it; values of new rows are
+ * zeros before. */
+static double floor_of_tensor(const struct bench *b, size_t i, int positions)
+{
+    struct delta_tensor tensor = b->base.tensors[i];
+    const struct delta_tensor *target = delta_model_find(&b->target, tensor.name);
+    uint32_t *base = delta_calloc(target->count, 4);
+    const size_t old = tensor.count;
+    double bytes = 0;
+
+    if (!base)
+        exit(3);
+    memcpy(base, tensor.data, old * 4);
+    memcpy(tensor.shape, target->shape, sizeof tensor.shape);
+    tensor.count = target->count;
+    const struct delta_codec_job job = {.tensor = &tensor,
+                                        .base_count = old,
+                                        .base = base,
+                                        .target = (const uint32_t *)(const void *)target->data};
+    if (memcmp(base, target->data, target->count * 4) != 0)
+        bytes = delta_codec_floor_bytes(
+            &job, positions ? DELTA_SCOPE_SOME : delta_codec_scope(&tensor, old, base, job.target));
+    free(base);
+    return bytes;
+}
+
 static double floor_of(const struct bench *b, int positions)
 {
     double bytes = 0;
 
-    for (size_t i = 0; i < b->base.tensor_count; i++) {
-        struct delta_tensor tensor = b->base.tensors[i];
-        const struct delta_tensor *target = delta_model_find(&b->target, tensor.name);
-        uint32_t *base = delta_calloc(target->count, 4);
-        const size_t old = tensor.count;
-        if (!base)
-            exit(3);
-        memcpy(base, tensor.data, old * 4);
-        memcpy(tensor.shape, target->shape, sizeof tensor.shape);
-        tensor.count = target->count;
-        const struct delta_codec_job job = {.tensor = &tensor,
-                                            .base_count = old,
-                                            .base = base,
-                                            .target = (const uint32_t *)(const void *)target->data};
-        if (memcmp(base, target->data, target->count * 4) != 0)
-            bytes += delta_codec_floor_bytes(
-                &job,
-                positions ? DELTA_SCOPE_SOME : delta_codec_scope(&tensor, old, base, job.target));
-        free(base);
-    }
+    for (size_t i = 0; i < b->base.tensor_count; i++)
+        bytes += floor_of_tensor(b, i, positions);
     return bytes;
+}
+
+/* Where a lossless delta's bytes go: the classifier (rows that grow), the filters, and the rest;
+ * what a live value costs there beside its 32 bits and beside its floor. */
+static void run_parts(const struct bench *b)
+{
+    static const char *const names[] = {"classifier", "filters", "scales and shifts"};
+    struct {
+        double all, live, bytes, floor;
+    } parts[3] = {{0, 0, 0, 0}};
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_reader reader;
+    struct delta_buf file;
+    double values = 0;
+
+    if (delta_diff(&b->base, &b->target, NULL, &file, &err) ||
+        delta_reader_init(&reader, delta_buf_bytes(&file), &err))
+        die("parts", &err);
+    for (size_t i = 0; i < b->base.tensor_count; i++) {
+        const struct delta_tensor *tensor = &b->base.tensors[i];
+        const struct delta_tensor *target = delta_model_find(&b->target, tensor->name);
+        const int at = target->shape[0] != tensor->shape[0] ? 0 : tensor->rank > 1 ? 1 : 2;
+        parts[at].all += (double)target->count;
+        parts[at].live += (double)delta_tensor_live_count(target);
+        parts[at].floor += floor_of_tensor(b, i, 0);
+        for (size_t e = 0; e < reader.entry_count; e++)
+            if (strcmp(reader.entries[e].name, tensor->name) == 0)
+                parts[at].bytes += (double)reader.entries[e].bytes;
+    }
+    printf("\n| part | values | live | %% of all | bytes | bits a live value | floor |\n"
+           "|---|---|---|---|---|---|---|\n");
+    for (int i = 0; i < 3; i++) {
+        const double live = parts[i].live > 0 ? parts[i].live : 1;
+        printf("| %-18s | %8.0f | %8.0f | %6.2f | %9.0f | %5.2f | %5.2f |\n", names[i],
+               parts[i].all, parts[i].live, 400 * parts[i].live / b->full, parts[i].bytes,
+               8 * parts[i].bytes / live, 8 * parts[i].floor / live);
+        values += parts[i].bytes;
+    }
+    printf("| %-18s | | | | %9.0f | %5.2f | |\n", "header, padding", (double)file.len - values,
+           8 * ((double)file.len - values) / b->live);
+    delta_reader_release(&reader);
+    delta_buf_release(&file);
 }
 
 /* The same update for a base whose plan freezes nothing: positions must travel. */
@@ -263,26 +315,31 @@ static void run_pair(struct bench *b, int tools)
         {"int8, step 0.25", {.encoding = DELTA_CHOICE_INT8, .step = 0.25}},
         {"int8, step 0.5 (default)", {.encoding = DELTA_CHOICE_INT8}},
         {"int8, step 1", {.encoding = DELTA_CHOICE_INT8, .step = 1}},
+        {"int8, step 2", {.encoding = DELTA_CHOICE_INT8, .step = 2}},
     };
     struct delta_error err = DELTA_ERROR_INIT;
-    size_t live = 0;
 
     if (delta_model_load(&b->base, b->base_path, NULL, &err) ||
         delta_model_load(&b->target, b->target_path, NULL, &err))
         die("models", &err);
     b->full = 0;
+    b->live = 0;
     b->best = 0;
     for (size_t i = 0; i < b->target.tensor_count; i++) {
         b->full += 4.0 * (double)b->target.tensors[i].count;
-        live += delta_tensor_live_count(&b->target.tensors[i]);
+        b->live += (double)delta_tensor_live_count(&b->target.tensors[i]);
     }
     printf("\n%s -> %s: %.0f values, %.2f %% of them live by the plan\n\n", b->base_path,
-           b->target_path, b->full / 4, 400.0 * (double)live / b->full);
-    printf("| way | bytes | %% of full | of best tool | |\n|---|---|---|---|---|\n");
+           b->target_path, b->full / 4, 400.0 * b->live / b->full);
+    printf("| way | bytes | %% of full | bits a live value | of best tool | |\n"
+           "|---|---|---|---|---|---|\n");
     run_tools(b, tools);
     print_row(b, "floor: entropy of cells + places", floor_of(b, 0), "values alone");
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         run_ours(b, rows[i].name, &rows[i].options, i == 0);
+    run_parts(b);
+    printf("\n| way | bytes | %% of full | bits a live value | of best tool | |\n"
+           "|---|---|---|---|---|---|\n");
     drop_plan(&b->base);
     drop_plan(&b->target);
     print_row(b, "floor with positions", floor_of(b, 1), "values and positions");
