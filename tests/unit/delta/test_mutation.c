@@ -265,7 +265,7 @@ static void mutated_int8_payloads(void **state)
     for (uint32_t i = 0; i < VALUES; i++)
         values[i] = base[i] + i * 777;
     assert_ok(
-        delta_quant_round(&quant, &tensor, DELTA_SCOPE_ALL, VALUES, 0.25, base, values, &err));
+        delta_quant_round(&quant, &tensor, DELTA_SCOPE_ALL, VALUES, 0.25, 0.5, base, values, &err));
     assert_true(quant.rows);
     delta_buf_init(&out, 1 << 16);
     assert_ok(delta_quant_put(&out, &quant, &err));
