@@ -204,6 +204,30 @@ static bool wanted(enum delta_choice choice, enum delta_encoding encoding)
     return names[encoding] == choice;
 }
 
+/* Moves on a grid, where the target was rounded to one. */
+static enum delta_status try_grid(struct best *best, const struct delta_codec_job *job,
+                                  enum delta_scope scope, struct delta_error *err)
+{
+    struct delta_quant quant;
+    struct delta_buf trial;
+    bool found;
+    enum delta_status st = delta_quant_find(&quant, &found, job->tensor, scope, job->base_count,
+                                            job->base, job->target, err);
+
+    if (st || !found)
+        return st;
+    delta_buf_init(&trial, DELTA_MODEL_MAX_BYTES);
+    st = delta_quant_put(&trial, &quant, err);
+    if (!st && trial.len < best->bytes.len && trial.len < quant.count * sizeof(uint32_t)) {
+        delta_buf_release(&best->bytes);
+        *best = (struct best){trial, {DELTA_ENCODING_INT8, scope, quant.count}};
+    } else {
+        delta_buf_release(&trial);
+    }
+    delta_quant_release(&quant);
+    return st;
+}
+
 static enum delta_status try_scope(struct best *best, const struct delta_codec_job *job,
                                    enum delta_scope scope, struct delta_error *err)
 {
@@ -238,6 +262,8 @@ enum delta_status delta_codec_encode(const struct delta_codec_job *job, struct d
     size_t changed = 0;
     enum delta_status st = try_scope(&best, job, scope, err);
 
+    if (!st && (job->choice == DELTA_CHOICE_AUTO || job->choice == DELTA_CHOICE_INT8))
+        st = try_grid(&best, job, scope, err);
     /* Positions pay where few values of a scope changed; not where a plan says which may. */
     if (scope == DELTA_SCOPE_ALL ||
         (scope == DELTA_SCOPE_LIVE && job->tensor->freeze.mode == DELTA_FREEZE_LIVE))

@@ -1,6 +1,7 @@
 #include "quant.h"
 
 #include <float.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,33 +138,165 @@ static enum delta_status round_all(struct delta_quant *out, const uint32_t *elem
     return DELTA_OK;
 }
 
-enum delta_status delta_quant_round(struct delta_quant *out, const struct delta_tensor *tensor,
-                                    enum delta_scope scope, size_t base_count, double step,
-                                    double up_from, const uint32_t *base, uint32_t *wanted,
-                                    struct delta_error *err)
+/* Elements in scope and room for their moves.  fails: NO_MEMORY */
+static enum delta_status begin(struct delta_quant *out, uint32_t **elements,
+                               const struct delta_tensor *tensor, enum delta_scope scope,
+                               size_t base_count, struct delta_error *err)
 {
     const size_t row_len = tensor->count / (size_t)tensor->shape[0];
     struct delta_places places;
-    uint32_t *elements;
-    enum delta_status st = DELTA_OK;
 
     *out = (struct delta_quant){.count = delta_scope_count(tensor, scope, base_count)};
     out->first_row = scope == DELTA_SCOPE_NEW ? base_count / row_len : 0;
     out->rows = out->count / ((size_t)tensor->shape[0] - out->first_row) >= ROW_VALUES_MIN;
     out->scale_count = out->rows ? (size_t)tensor->shape[0] - out->first_row : 1;
     out->q = delta_calloc(out->count, 1);
-    elements = delta_calloc(out->count, sizeof *elements);
-    if (!out->q || !elements)
-        st = delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu values", out->count);
-    if (!st) {
-        delta_places_begin(&places, tensor, scope, base_count);
-        (void)delta_places_next(&places, elements, out->count);
+    *elements = delta_calloc(out->count, sizeof **elements);
+    if (!out->q || !*elements)
+        return delta_fail(err, DELTA_NO_MEMORY, "cannot allocate %zu values", out->count);
+    delta_places_begin(&places, tensor, scope, base_count);
+    (void)delta_places_next(&places, *elements, out->count);
+    return DELTA_OK;
+}
+
+enum delta_status delta_quant_round(struct delta_quant *out, const struct delta_tensor *tensor,
+                                    enum delta_scope scope, size_t base_count, double step,
+                                    double up_from, const uint32_t *base, uint32_t *wanted,
+                                    struct delta_error *err)
+{
+    const size_t row_len = tensor->count / (size_t)tensor->shape[0];
+    uint32_t *elements;
+    enum delta_status st = begin(out, &elements, tensor, scope, base_count, err);
+
+    if (!st)
         st = measure(out, elements, row_len, step, base, wanted, err);
-    }
     if (!st)
         st = round_all(out, elements, row_len, up_from, base, wanted, err);
     free(elements);
     if (st)
+        delta_quant_release(out);
+    return st;
+}
+
+/* ---- a grid that is there already ---- */
+
+/* Values that share a scale, and what is known of it. */
+struct share {
+    const uint32_t *elements, *base, *target;
+    size_t count;
+    int8_t *q;
+};
+
+static double way(const struct share *share, size_t i)
+{
+    const uint32_t at = share->elements[i];
+
+    return (double)float_of(share->target[at]) - (double)float_of(share->base[at]);
+}
+
+/* Every value is a move by a multiple of this scale; fills q then. */
+static bool fits(const struct share *share, float scale)
+{
+    for (size_t i = 0; i < share->count; i++) {
+        const uint32_t at = share->elements[i];
+        const double q = rint(way(share, i) / scale);
+        if (!(fabs(q) <= 127) || move(share->base[at], (int)q, scale) != share->target[at])
+            return false;
+        share->q[i] = (int8_t)q;
+    }
+    return true;
+}
+
+/* The largest scale that fits: m * 2^*exponent; m = 0: nothing moved; -1: none does. The smallest
+ * move is at least the scale, but for the rounding of one addition; the largest at most 127. */
+static int find_scale(const struct share *share, int *exponent)
+{
+    double least = INFINITY, most = 0;
+    int e;
+
+    for (size_t i = 0; i < share->count; i++) {
+        const uint32_t at = share->elements[i];
+        const double size = fabs(way(share, i));
+        if (share->target[at] == share->base[at])
+            continue;
+        if (!(size > 0)) /* not finite, or from 0 to -0 */
+            return -1;
+        least = fmin(least, size);
+        most = fmax(most, size);
+    }
+    if (most == 0)
+        return 0;
+    (void)frexp(2 * least, &e);
+    for (e -= 4; e >= EXPONENT_MIN && e < EXPONENT_MAX + OCTAVES; e--)
+        for (int m = 15; m >= 8; m--) {
+            if (ldexp(m, e) * 128 < most)
+                return -1;
+            if (fits(share, ldexpf((float)m, e))) {
+                *exponent = e;
+                return m;
+            }
+        }
+    return -1;
+}
+
+/* Finds a scale for each row; the codes need a common exponent, so they follow after. */
+static bool find_scales(struct delta_quant *out, struct share share, size_t row_len, int *mantissas,
+                        int *exponents)
+{
+    const size_t count = share.count;
+    int highest = INT_MIN;
+
+    for (size_t i = 0, next; i < count; i = next) {
+        const size_t row = out->rows ? share.elements[i] / row_len : 0;
+        const size_t slot = out->rows ? row - out->first_row : 0;
+        for (next = i; next < count && (!out->rows || share.elements[next] / row_len == row);)
+            next++;
+        const struct share own = {share.elements + i, share.base, share.target, next - i,
+                                  out->q + i};
+        mantissas[slot] = find_scale(&own, &exponents[slot]);
+        if (mantissas[slot] < 0)
+            return false;
+        if (mantissas[slot] && exponents[slot] > highest)
+            highest = exponents[slot];
+    }
+    if (highest == INT_MIN)
+        return false;
+    out->exponent = highest - (OCTAVES - 1);
+    if (out->exponent < EXPONENT_MIN)
+        out->exponent = EXPONENT_MIN;
+    for (size_t i = 0; i < out->scale_count; i++) {
+        const int code = 1 + 8 * (exponents[i] - out->exponent) + mantissas[i] - 8;
+        if (mantissas[i] && (code < 1 || code > 255))
+            return false;
+        out->scales[i] = mantissas[i] ? (uint8_t)code : 0;
+    }
+    return true;
+}
+
+enum delta_status delta_quant_find(struct delta_quant *out, bool *found,
+                                   const struct delta_tensor *tensor, enum delta_scope scope,
+                                   size_t base_count, const uint32_t *base, const uint32_t *target,
+                                   struct delta_error *err)
+{
+    uint32_t *elements;
+    int *parts = NULL;
+    enum delta_status st = begin(out, &elements, tensor, scope, base_count, err);
+
+    *found = false;
+    if (!st) {
+        out->scales = delta_calloc(out->scale_count, 1);
+        parts = delta_calloc(2 * out->scale_count, sizeof *parts);
+        if (!out->scales || !parts)
+            st = delta_fail(err, DELTA_NO_MEMORY, "cannot allocate scales");
+    }
+    if (!st) {
+        const struct share share = {elements, base, target, out->count, out->q};
+        *found = find_scales(out, share, tensor->count / (size_t)tensor->shape[0], parts,
+                             parts + out->scale_count);
+    }
+    free(elements);
+    free(parts);
+    if (st || !*found)
         delta_quant_release(out);
     return st;
 }

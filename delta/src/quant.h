@@ -29,6 +29,14 @@ DELTA_MUST_USE enum delta_status
 delta_quant_round(struct delta_quant *out, const struct delta_tensor *tensor,
                   enum delta_scope scope, size_t base_count, double step, double up_from,
                   const uint32_t *base, uint32_t *wanted, struct delta_error *err);
+/* The grid that a target lies on already, having been rounded by a writer before: *found says
+ * whether every value in scope is what a reader makes of some q and scale, bit for bit.
+ *   fails    NO_MEMORY */
+DELTA_MUST_USE enum delta_status delta_quant_find(struct delta_quant *out, bool *found,
+                                                  const struct delta_tensor *tensor,
+                                                  enum delta_scope scope, size_t base_count,
+                                                  const uint32_t *base, const uint32_t *target,
+                                                  struct delta_error *err);
 /* The payload of a rounding.  fails: LIMIT, NO_MEMORY */
 DELTA_MUST_USE enum delta_status
 delta_quant_put(struct delta_buf *out, const struct delta_quant *quant, struct delta_error *err);

@@ -186,3 +186,26 @@ enum delta_status delta_round_tensor(struct delta_rounding *out, const struct de
     free(grown.freeze.bits);
     return st;
 }
+
+#define ROW_VALUES_MIN 64 /* smaller rows are not worth rounding: biases, batch norm */
+
+enum delta_status delta_round(struct delta_model *target, const struct delta_model *base,
+                              double step, double head, struct delta_error *err)
+{
+    struct delta_tensor *weight, *bias;
+    enum delta_status st = delta_model_head(target, &weight, &bias, err);
+
+    for (size_t i = 0; i < target->tensor_count && !st; i++) {
+        struct delta_tensor *tensor = &target->tensors[i];
+        const struct delta_tensor *from = delta_model_find(base, tensor->name);
+        const double grid = tensor == weight ? head : step;
+        struct delta_rounding rounding = {.payload = {0}};
+        if (!from || from->rank != tensor->rank)
+            st = delta_fail(err, DELTA_MISMATCH, "the base has no tensor '%s' of this kind",
+                            tensor->name);
+        else if (grid > 0 && tensor->count / tensor->shape[0] >= ROW_VALUES_MIN)
+            st = delta_round_tensor(&rounding, from, tensor, NULL, DELTA_CHOICE_INT8, grid, err);
+        delta_buf_release(&rounding.payload);
+    }
+    return st;
+}

@@ -54,6 +54,16 @@ struct delta_options {
     struct delta_model *rounded;
 };
 
+/* Rounds in place what moved from base to target, so that a delta between them needs few bits:
+ * delta_diff() finds the grid by itself and leads to the rounded target, bit for bit. Tensors with
+ * rows of fewer than 64 values keep theirs.
+ *   step     grid of a row in units of its root mean square move; 0: left exact
+ *   head     the same of the classifier's weight, whose new rows move all the way from zero
+ *   fails    MISMATCH (other tensors than the base's), NO_MEMORY, LIMIT */
+DELTA_MUST_USE enum delta_status delta_round(struct delta_model *target,
+                                             const struct delta_model *base, double step,
+                                             double head, struct delta_error *err);
+
 /* The difference; out is initialised here and holds an unsigned file image. Any two versions of
  * one network will do: when the target's parent is not the base, its parent travels too.
  *   fails    MISMATCH (another architecture, other tensors, a tensor

@@ -202,11 +202,80 @@ static void a_fused_multiply_add_gives_the_same(void **state)
             }
 }
 
+static enum delta_encoding encoding_of(const struct delta_reader *reader, const char *name)
+{
+    for (size_t i = 0; i < reader->entry_count; i++)
+        if (strcmp(reader->entries[i].name, name) == 0)
+            return reader->entries[i].encoding;
+    fail_msg("no entry for '%s'", name);
+    return DELTA_ENCODING_RAW;
+}
+
+/* Root mean square of what rounding took, in root mean square moves. */
+static double noise(const struct delta_model *base, const struct delta_model *exact,
+                    const struct delta_model *rounded, const char *name)
+{
+    const struct delta_tensor *from = delta_model_find(base, name);
+    const struct delta_tensor *want = delta_model_find(exact, name);
+    const struct delta_tensor *got = delta_model_find(rounded, name);
+    double error = 0, way = 0;
+
+    for (size_t k = 0; k < want->count; k++) {
+        const double start = k < from->count ? (double)from->data[k] : 0;
+        error += pow((double)want->data[k] - (double)got->data[k], 2);
+        way += pow((double)want->data[k] - start, 2);
+    }
+    return sqrt(error / way);
+}
+
+/* A model that was rounded once needs no word about it: the grid is found again, also after its
+ * classifier grew, and one bit beside it is not taken for it. */
+static void the_grid_of_a_rounded_target_is_found(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_model base, exact, rounded, back;
+    struct delta_class_id id;
+    struct delta_reader reader;
+    struct delta_buf file;
+    uint64_t seed = 3;
+
+    (void)state;
+    make_pair(&base, &exact, 700);
+    assert_ok(delta_class_id_make(&id, "e", &err));
+    assert_ok(delta_model_grow_head(&exact, &id, 1, &err));
+    for (size_t k = 0; k < 700; k++)
+        delta_model_find(&exact, "fc.weight")->data[4 * 700 + k] = fixture_value(&seed);
+    assert_ok(delta_model_copy(&rounded, &exact, &err));
+    assert_ok(delta_round(&rounded, &base, 0, 0, &err));
+    fixture_assert_same(&rounded, &exact);
+    assert_ok(delta_round(&rounded, &base, 1, 0.125, &err));
+    /* a uniform error over a grid of g is g / sqrt(12) */
+    assert_true(fabs(noise(&base, &exact, &rounded, "conv.weight") - 0.29) < 0.06);
+    assert_true(fabs(noise(&base, &exact, &rounded, "fc.weight") - 0.036) < 0.01);
+    assert_true(noise(&base, &exact, &rounded, "fc.bias") == 0);
+    for (int spoiled = 0; spoiled < 2; spoiled++) {
+        assert_ok(delta_diff(&base, &rounded, NULL, &file, &err));
+        apply_to(&base, &file, &back, &reader);
+        fixture_assert_same(&back, &rounded);
+        assert_int_equal(encoding_of(&reader, "conv.weight"), DELTA_ENCODING_INT8);
+        assert_true((encoding_of(&reader, "fc.weight") == DELTA_ENCODING_INT8) == !spoiled);
+        assert_true(encoding_of(&reader, "fc.bias") != DELTA_ENCODING_INT8);
+        delta_reader_release(&reader);
+        delta_model_release(&back);
+        delta_buf_release(&file);
+        ((uint32_t *)(void *)delta_model_find(&rounded, "fc.weight")->data)[1500] ^= 1;
+    }
+    delta_model_release(&base);
+    delta_model_release(&exact);
+    delta_model_release(&rounded);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lossy_deltas_lead_to_the_rounded_model),
         cmocka_unit_test(error_feedback_carries_what_rounding_took),
+        cmocka_unit_test(the_grid_of_a_rounded_target_is_found),
         cmocka_unit_test(lossy_edges),
         cmocka_unit_test(a_fused_multiply_add_gives_the_same),
     };
