@@ -16,6 +16,17 @@ struct learner_rng learner_class_rng(uint64_t seed, const struct delta_class_id 
     return rng;
 }
 
+#define ENOUGH 10 /* from here on a tenth will do */
+#define PLENTY 40
+
+static size_t held_of(size_t count)
+{
+    const size_t fifth = count / 5, tenth = count / 10;
+    const size_t held = fifth < ENOUGH ? fifth : tenth > ENOUGH ? tenth : ENOUGH;
+
+    return held < PLENTY ? held : PLENTY;
+}
+
 enum delta_status learner_holdout(bool *held, const struct learner_samples *samples, uint64_t seed,
                                   struct delta_error *err)
 {
@@ -31,7 +42,7 @@ enum delta_status learner_holdout(bool *held, const struct learner_samples *samp
             if (samples->labels[i] == (int32_t)k)
                 index[count++] = (uint32_t)i;
         learner_rng_shuffle(&rng, index, count);
-        for (size_t i = 0; i < count / 5; i++)
+        for (size_t i = 0; i < held_of(count); i++)
             held[index[i]] = true;
     }
     free(index);

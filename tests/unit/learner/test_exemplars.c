@@ -12,6 +12,7 @@
 #include "holdout.h"
 #include "learner/exemplars.h"
 #include "learner/learn.h"
+#include "sources.h"
 
 static struct harness_scratch scratch;
 static struct delta_model model;
@@ -412,6 +413,33 @@ static void holdout_depends_on_seed_and_id_only(void **state)
     learner_samples_release(&set);
 }
 
+/* The guard gets what it needs and no more; the rest teaches. */
+static void holdout_takes_few_of_many(void **state)
+{
+    static const struct {
+        size_t images, held;
+    } rows[] = {{4, 0},   {5, 1},    {9, 1},    {25, 5},   {49, 9},   {50, 10},
+                {60, 10}, {109, 10}, {120, 12}, {399, 39}, {1000, 40}};
+    struct learner_samples set = LEARNER_SAMPLES_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    static bool held[1000];
+    (void)state;
+
+    assert_ok(learner_samples_reserve(&set, 1, 1, 1, 1000, 1, &err));
+    assert_ok(delta_class_id_make(&set.classes[0], "one", &err));
+    memset(set.labels, 0, 1000 * sizeof *set.labels);
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        size_t count = 0;
+        set.count = rows[r].images;
+        assert_ok(learner_holdout(held, &set, 3, &err));
+        for (size_t i = 0; i < set.count; i++)
+            count += held[i];
+        assert_int_equal(count, rows[r].held);
+    }
+    set.count = 1000;
+    learner_samples_release(&set);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -426,6 +454,7 @@ int main(void)
         cmocka_unit_test(exemplars_that_state_too_much_are_refused),
         cmocka_unit_test(exemplars_added_probes_were_held_out),
         cmocka_unit_test(holdout_depends_on_seed_and_id_only),
+        cmocka_unit_test(holdout_takes_few_of_many),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
