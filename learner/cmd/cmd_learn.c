@@ -37,10 +37,10 @@ struct learn {
     struct learner_common common;
     const char *model_path, *fresh_path, *classes, *exemplar_path, *method;
     const char *out, *delta_path, *exemplars_out, *labels, *order;
-    const char *encoding, *stages, *live, *mask, *schedule, *start, *blocks, *balanced, *mirror;
+    const char *stages, *live, *mask, *schedule, *start, *blocks, *balanced, *mirror;
     int64_t epochs_new, epochs_tune, epochs_balance, batch, min_images, per_class, keep, probes;
     double ratio, lr, weight_decay, temperature, kd_weight, adjust, ema, anchor;
-    double max_old_drop, min_new_recall, step;
+    double max_old_drop, min_new_recall, round, round_head;
 
     struct delta_model base, learned;
     struct learner_samples fresh;
@@ -155,6 +155,8 @@ static struct learner_increment_options options_of(const struct learn *l)
     options.adjust = given(l->adjust, options.adjust);
     options.ema = given(l->ema, options.ema);
     options.anchor = given(l->anchor, options.anchor);
+    options.round = given(l->round, options.round);
+    options.round_head = given(l->round_head, options.round_head);
     options.max_old_drop = given(l->max_old_drop, options.max_old_drop);
     options.min_new_recall = given(l->min_new_recall, options.min_new_recall);
     if (l->min_images >= 0)
@@ -162,7 +164,6 @@ static struct learner_increment_options options_of(const struct learn *l)
     return options;
 }
 
-/* A lossy delta leads to the rounded model, which then is what was learned. */
 static enum delta_status write_delta(struct learn *l, size_t *bytes, struct delta_error *err)
 {
     struct delta_provenance told = {.software = "frostline " FROSTLINE_VERSION,
@@ -173,12 +174,7 @@ static enum delta_status write_delta(struct learn *l, size_t *bytes, struct delt
                                     .old_after = l->report.old_after,
                                     .tested_new = (uint32_t)l->report.held_out_new,
                                     .new_recall = l->report.new_recall};
-    const bool lossy = l->encoding && strcmp(l->encoding, "int8") == 0;
-    struct delta_model rounded = DELTA_MODEL_INIT;
-    const struct delta_options options = {.provenance = &told,
-                                          .encoding = lossy ? DELTA_CHOICE_INT8 : DELTA_CHOICE_AUTO,
-                                          .step = l->step,
-                                          .rounded = lossy ? &rounded : NULL};
+    const struct delta_options options = {.provenance = &told};
     struct delta_buf file = {0};
     enum delta_status st;
 
@@ -186,10 +182,6 @@ static enum delta_status write_delta(struct learn *l, size_t *bytes, struct delt
     st = delta_diff(&l->base, &l->learned, &options, &file, err);
     if (!st)
         st = delta_file_write(l->delta_path, delta_buf_bytes(&file), 0644, err);
-    if (!st && lossy) {
-        delta_model_release(&l->learned);
-        l->learned = rounded;
-    }
     *bytes = file.len;
     delta_buf_release(&file);
     return st;
@@ -362,6 +354,12 @@ static int parse(struct learn *l, int argc, char **argv)
         {"anchor", DELTA_OPT_REAL, &l->anchor, .arg = "X",
          .help = "frostline C: pull of the rows towards their start; -1: the method's", .low = -1,
          .high = 1e6},
+        {"round", DELTA_OPT_REAL, &l->round, .arg = "X",
+         .help = "round what moved to a grid, in mean moves of a filter, before the guard; 0: "
+                 "exact; -1: the method's",
+         .low = -1, .high = 100},
+        {"round-head", DELTA_OPT_REAL, &l->round_head, .arg = "X",
+         .help = "the same of the classifier's rows", .low = -1, .high = 100},
         {"min-images", DELTA_OPT_INT, &l->min_images, .arg = "N",
          .help = "guard: different pictures of a class; -1: the method's", .low = -1, .high = 1e9},
         {"max-old-drop", DELTA_OPT_REAL, &l->max_old_drop, .arg = "X",
@@ -376,11 +374,6 @@ static int parse(struct learn *l, int argc, char **argv)
          .required = true},
         {"delta", DELTA_OPT_TEXT, &l->delta_path, .arg = "FILE",
          .help = "also write the difference from the base"},
-        {"encoding", DELTA_OPT_CHOICE, &l->encoding, .choices = "auto|int8",
-         .help = "of the delta; int8: moves rounded to a grid, after the guard, and --out is the "
-                 "rounded model"},
-        {"step", DELTA_OPT_REAL, &l->step, .arg = "X", .help = "int8: grid, in mean moves; 0: 0.5",
-         .low = 0, .high = 100},
         {"exemplars-out", DELTA_OPT_TEXT, &l->exemplars_out, .arg = "FILE",
          .help = "also write the exemplars with the new classes"},
         {"keep", DELTA_OPT_INT, &l->keep, .arg = "N",
@@ -410,6 +403,8 @@ int learner_cmd_learn(int argc, char **argv)
                       .adjust = -1,
                       .ema = -1,
                       .anchor = -1,
+                      .round = -1,
+                      .round_head = -1,
                       .kd_weight = -1,
                       .max_old_drop = -1,
                       .min_new_recall = -1,

@@ -124,20 +124,6 @@ static enum delta_status prepare(struct increment *work, const struct delta_mode
     return st;
 }
 
-/* Elements that differ from the base, without grown rows (which lie behind the base's). */
-static size_t count_changed(const struct delta_model *base, const struct delta_model *model)
-{
-    size_t changed = 0;
-
-    for (size_t i = 0; i < base->tensor_count; i++) {
-        const struct delta_tensor *old = &base->tensors[i];
-        const struct delta_tensor *now = delta_model_find(model, old->name);
-        for (size_t j = 0; now && j < old->count && j < now->count; j++)
-            changed += memcmp(&old->data[j], &now->data[j], sizeof(float)) != 0;
-    }
-    return changed;
-}
-
 struct need {
     const struct learner_method *method;
     const struct learner_task *task;
@@ -189,7 +175,7 @@ static enum delta_status judge(struct increment *work, struct learner_report *fo
     found->image_passes = task->image_passes;
     found->cut_short = task->cut_short;
     const enum delta_status st = learner_verdict(task, found, &trial, err);
-    found->live_changed = count_changed(task->base, &work->model);
+    found->live_changed = learner_count_changed(task->base, &work->model);
     return st;
 }
 
@@ -205,6 +191,8 @@ static enum delta_status learn(struct increment *work, const struct learner_meth
 
     if (!st)
         st = method->run(&work->task, err);
+    if (!st && work->task.candidate_count == 0)
+        st = learner_task_round(&work->task, &work->model, err);
     return st ? st : delta_model_check_finite(&work->model, err);
 }
 

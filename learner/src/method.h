@@ -35,8 +35,13 @@ struct learner_task {
     double stage_began_passes;
 };
 
-/* Keeps a copy of the task's model as the result of the stages so far.  fails: NO_MEMORY */
+/* Keeps a copy of the task's model, rounded, as the result of the stages so far; the task's model
+ * itself stays exact.  fails: NO_MEMORY */
 DELTA_MUST_USE enum delta_status learner_task_offer(struct learner_task *task, const char *name,
+                                                    struct delta_error *err);
+/* Rounds a result as the options say, if elements of the base moved: new rows alone stay exact. */
+DELTA_MUST_USE enum delta_status learner_task_round(const struct learner_task *task,
+                                                    struct delta_model *model,
                                                     struct delta_error *err);
 
 struct learner_method {

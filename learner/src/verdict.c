@@ -5,6 +5,31 @@
 #include <string.h>
 
 #include "delta/clock.h"
+#include "delta/delta.h"
+
+size_t learner_count_changed(const struct delta_model *base, const struct delta_model *model)
+{
+    size_t changed = 0;
+
+    for (size_t i = 0; i < base->tensor_count; i++) {
+        const struct delta_tensor *old = &base->tensors[i];
+        const struct delta_tensor *now = delta_model_find(model, old->name);
+        for (size_t j = 0; now && j < old->count && j < now->count; j++)
+            changed += memcmp(&old->data[j], &now->data[j], sizeof(float)) != 0;
+    }
+    return changed;
+}
+
+enum delta_status learner_task_round(const struct learner_task *task, struct delta_model *model,
+                                     struct delta_error *err)
+{
+    const struct learner_increment_options *options = task->options;
+
+    if ((!(options->round > 0) && !(options->round_head > 0)) ||
+        learner_count_changed(task->base, model) == 0)
+        return DELTA_OK;
+    return delta_round(model, task->base, options->round, options->round_head, err);
+}
 
 enum delta_status learner_task_offer(struct learner_task *task, const char *name,
                                      struct delta_error *err)
@@ -21,8 +46,10 @@ enum delta_status learner_task_offer(struct learner_task *task, const char *name
     task->stage_began_ms = now_ms;
     task->stage_began_passes = task->image_passes;
     const enum delta_status st = delta_model_copy(&made->model, task->model, err);
-    task->candidate_count += !st;
-    return st;
+    if (st)
+        return st;
+    task->candidate_count++;
+    return learner_task_round(task, &made->model, err);
 }
 
 /* Expected accuracy over all classes, each the same share. */

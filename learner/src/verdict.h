@@ -5,6 +5,9 @@
 
 #include "guard.h"
 
+/* Elements that differ from the base, without grown rows (which lie behind the base's). */
+size_t learner_count_changed(const struct delta_model *base, const struct delta_model *model);
+
 /* Judges the task's candidates, or its model where there are none. The accepted model is moved into
  * task->model.
  *   trial    all but .model

@@ -180,9 +180,13 @@ struct learner_increment_options {
     double adjust;                 /* logit adjustment (Menon et al. 2021) times this; 0: none */
     double ema;                    /* decay of a moving average that replaces the weights; 0: off */
     double anchor;                 /* frostline C: pull of the rows towards where they start */
-    bool balanced;                 /* epochs with replay: as many images of a new class as of an old
-                                    * one, drawn anew each time */
-    bool mirror;                   /* images also mirrored */
+    /* What moves of the base's elements is rounded before the guard judges it, to these grids in
+     * root mean square moves of a row (delta_round() in delta/delta.h): of the classifier's rows,
+     * and of all others. Both 0: exact. A stage that only brings new rows stays exact. */
+    double round, round_head;
+    bool balanced;         /* epochs with replay: as many images of a new class as of an old
+                            * one, drawn anew each time */
+    bool mirror;           /* images also mirrored */
     double max_old_drop;   /* guard: reject when probe accuracy on old classes falls by more, all
                             * outputs competing, beyond the chance of a small probe set */
     double min_new_recall; /* guard: reject when a new class is recalled on fewer of its held-out
@@ -218,9 +222,9 @@ struct learner_report {
     size_t stage_count; /* 0: the method has no stages */
 };
 
-/* Learns the classes of `fresh` that the base lacks. One fifth of the new samples of a class (at
- * least one when it has five or more) is held out for the guard; classes with fewer than five are
- * tested on their training samples, which the report's held_out_new = 0 says.
+/* Learns the classes of `fresh` that the base lacks. Some of the new samples of a class are held
+ * out for the guard: a fifth up to 10, from 100 samples on a tenth, at most 40. Classes with fewer
+ * than five samples are tested on those trained on, which the report's held_out_new = 0 says.
  *   out      written on success only
  *   report   filled on success and on REJECTED
  *   fails    EXISTS (every class is already there), REJECTED (the guard, with numbers),
