@@ -43,7 +43,8 @@ static enum delta_status add_known(struct learner_embedding *to, const struct le
 }
 
 enum delta_status learner_pool_embed(struct learner_pool *out, const struct learner_task *task,
-                                     size_t views, struct delta_error *err)
+                                     size_t views, const struct delta_model *plan,
+                                     struct learner_prefix *prefix, struct delta_error *err)
 {
     struct learner_samples all = LEARNER_SAMPLES_INIT;
     struct learner_pool made = {.labels = NULL};
@@ -52,10 +53,12 @@ enum delta_status learner_pool_embed(struct learner_pool *out, const struct lear
 
     if (!st && task->replay->count)
         st = learner_samples_append(&all, task->replay, err);
-    const bool known = task->known && task->replay->count && views == 1;
+    /* what stage B needs of exemplars takes nearly a whole pass: their features come with it */
+    const bool known = task->known && task->replay->count && views == 1 && !prefix;
     if (!st)
-        st = learner_embed_views(&made.embedding, task->base, known ? task->fresh : &all, views,
-                                 task->budget, "features", err);
+        st = prefix ? learner_prefix_embed(&made.embedding, prefix, task, plan, views, err)
+                    : learner_embed_views(&made.embedding, task->base, known ? task->fresh : &all,
+                                          views, task->budget, "features", err);
     made.forwards = made.embedding.count;
     if (!st && known)
         st = add_known(&made.embedding, task, err);

@@ -4,6 +4,7 @@
 
 #include "embed.h"
 #include "method.h"
+#include "tune_data.h"
 
 /* Features of the task's pool: new samples, then exemplars, in `views` (embed.h). */
 struct learner_pool {
@@ -13,8 +14,11 @@ struct learner_pool {
     size_t forwards; /* images that went through the network */
 };
 
+/*   plan, prefix  not NULL: also kept is what lies below the plan's live layers (tune_data.h) */
 DELTA_MUST_USE enum delta_status learner_pool_embed(struct learner_pool *out,
                                                     const struct learner_task *task, size_t views,
+                                                    const struct delta_model *plan,
+                                                    struct learner_prefix *prefix,
                                                     struct delta_error *err);
 void learner_pool_release(struct learner_pool *pool);
 

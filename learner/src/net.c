@@ -411,6 +411,11 @@ size_t learner_net_prefix_count(const struct learner_net *net)
     return net->prefix_count;
 }
 
+size_t learner_net_prefix_layers(const struct learner_net *net)
+{
+    return net->prefix_count ? net->first_live : 0;
+}
+
 double learner_net_prefix_share(const struct learner_net *net)
 {
     double all = 0, below = 0;

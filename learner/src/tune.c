@@ -120,7 +120,10 @@ static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *ta
         if (!tuner->sum)
             st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
     }
-    if (!st && (epochs > 1 || extra->after))
+    if (!st && extra->prefix)
+        st = learner_tune_data_take(&tuner->data, extra->prefix, tuner->net, micro, task->budget,
+                                    err);
+    else if (!st && (epochs > 1 || extra->after))
         st = learner_tune_data_cache(&tuner->data, tuner->net, micro, task->budget, err);
     if (st)
         return st;

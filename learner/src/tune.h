@@ -7,6 +7,7 @@
 #include "embed.h"
 #include "learner/loss.h"
 #include "method.h"
+#include "tune_data.h"
 
 struct learner_tune_phase {
     const char *stage; /* for progress */
@@ -30,6 +31,7 @@ struct learner_tune_extra {
     const struct learner_embedding *known; /* the teacher's logits of all views; NULL: made here */
     size_t views;                          /* 2: mirrored ones too */
     struct learner_embedding *after; /* not NULL: features of all views when training is done */
+    struct learner_prefix *prefix;   /* not NULL: of the task's pool, taken over where it fits */
 };
 
 /* Trains task->model in place through the phases, in order.

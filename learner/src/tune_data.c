@@ -66,6 +66,57 @@ enum delta_status learner_tune_data_cache(struct learner_tune_data *data,
     return DELTA_OK;
 }
 
+void learner_prefix_release(struct learner_prefix *prefix)
+{
+    learner_cache_free(prefix->cache);
+    *prefix = (struct learner_prefix){.cache = NULL};
+}
+
+enum delta_status learner_prefix_embed(struct learner_embedding *out, struct learner_prefix *prefix,
+                                       const struct learner_task *task,
+                                       const struct delta_model *plan, size_t views,
+                                       struct delta_error *err)
+{
+    const size_t micro = learner_budget_images(task->budget, task->options->batch);
+    const struct learner_net_options options = {.device = task->budget->device,
+                                                .batch = micro,
+                                                .threads = task->budget->threads,
+                                                .train = true,
+                                                .plan = plan};
+    struct learner_tune_data data = {.views = 0};
+    struct learner_net *net = NULL;
+    enum delta_status st = learner_tune_data_init(&data, task, true, views, err);
+
+    if (!st)
+        st = learner_net_new(&net, task->base, &options, err);
+    if (!st)
+        st = learner_tune_data_cache(&data, net, micro, task->budget, err);
+    if (!st)
+        st = learner_tune_data_embed(out, &data, net, &task->base->arch, task->budget, err);
+    if (!st) {
+        *prefix = (struct learner_prefix){data.cache, learner_net_prefix_layers(net),
+                                          learner_net_prefix_count(net)};
+        data.cache = NULL;
+    }
+    learner_net_free(net);
+    learner_tune_data_release(&data);
+    return st;
+}
+
+enum delta_status learner_tune_data_take(struct learner_tune_data *data,
+                                         struct learner_prefix *prefix,
+                                         const struct learner_net *net, size_t micro,
+                                         const struct learner_budget *budget,
+                                         struct delta_error *err)
+{
+    if (!prefix->cache || prefix->floats != learner_net_prefix_count(net) ||
+        prefix->layers != learner_net_prefix_layers(net))
+        return learner_tune_data_cache(data, net, micro, budget, err);
+    data->cache = prefix->cache; /* filled, so no records are on their way into it */
+    prefix->cache = NULL;
+    return DELTA_OK;
+}
+
 enum delta_status learner_tune_data_teach(struct learner_tune_data *data,
                                           const struct delta_model *teacher,
                                           const struct learner_budget *budget,

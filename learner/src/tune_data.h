@@ -45,6 +45,31 @@ DELTA_MUST_USE enum delta_status learner_tune_data_forward(struct learner_tune_d
                                                            const uint32_t *index, size_t n,
                                                            struct delta_error *err);
 
+/* What a frozen prefix made of all views of a task's pool, kept from one use to the next. */
+struct learner_prefix {
+    struct learner_cache *cache; /* owned; NULL: nothing is kept */
+    size_t layers, floats;       /* of the prefix, and of a record: they tell which it is */
+};
+void learner_prefix_release(struct learner_prefix *prefix);
+
+/* Features and logits of the task's pool (new samples, then exemplars) by the base, keeping on the
+ * way what the layers make of it that `plan` freezes below the lowest live one.
+ *   prefix   empty at first; left empty where there is no room or nothing frozen
+ *   fails    INTERRUPTED, NONFINITE, NO_MEMORY */
+DELTA_MUST_USE enum delta_status learner_prefix_embed(struct learner_embedding *out,
+                                                      struct learner_prefix *prefix,
+                                                      const struct learner_task *task,
+                                                      const struct delta_model *plan, size_t views,
+                                                      struct delta_error *err);
+
+/* Moves what was kept into the data, where it is this net's own prefix; else a cache is made as
+ * below. */
+DELTA_MUST_USE enum delta_status learner_tune_data_take(struct learner_tune_data *data,
+                                                        struct learner_prefix *prefix,
+                                                        const struct learner_net *net, size_t micro,
+                                                        const struct learner_budget *budget,
+                                                        struct delta_error *err);
+
 /* Features and logits of all views with the net as it is now, through the cache.
  *   fails    INTERRUPTED, NONFINITE, NO_MEMORY */
 DELTA_MUST_USE enum delta_status

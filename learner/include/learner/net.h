@@ -97,10 +97,12 @@ float *learner_net_logits_grad(struct learner_net *net);          /* [n, classes
 /* A net that trains under a freeze plan has a frozen prefix: the layers below the lowest one that
  * learns. What they make of an image never changes and may be kept by the caller.
  *   count    floats of an image; 0: there is no frozen prefix
+ *   layers   in it: nets of one architecture with as many make the same records
  *   share    multiply-adds in it, of all: what a cached record saves of a pass, 0..1
  *   read     after a forward pass over n images: out [n, count]
  *   forward_from  a forward pass over images whose records [n] of [count] are given */
 size_t learner_net_prefix_count(const struct learner_net *net);
+size_t learner_net_prefix_layers(const struct learner_net *net);
 double learner_net_prefix_share(const struct learner_net *net);
 void learner_net_prefix_read(const struct learner_net *net, float *out, size_t n);
 DELTA_MUST_USE enum delta_status learner_net_forward_from(struct learner_net *net,

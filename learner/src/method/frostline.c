@@ -31,6 +31,11 @@ static bool has_stage(const struct learner_task *task, char stage)
     return stage == 'A' || (stages && strchr(stages, stage));
 }
 
+static const char *live_of(const struct learner_task *task)
+{
+    return task->options->live ? task->options->live : LEARNER_LAST_STAGE;
+}
+
 static size_t views_of(const struct learner_task *task)
 {
     return task->options->mirror ? 2 : 1;
@@ -64,7 +69,7 @@ static enum delta_status make_plan(struct learner_task *task, struct delta_model
 {
     const struct learner_increment_options *options = task->options;
     const bool own = options->ratio < 0 && learner_has_plan(task->base);
-    const char *live = options->live ? options->live : LEARNER_LAST_STAGE;
+    const char *live = live_of(task);
     const struct learner_plan_choice choice = {.ratio = options->ratio < 0 ? RATIO : options->ratio,
                                                .filters = true,
                                                .mask = options->mask,
@@ -85,7 +90,8 @@ static enum delta_status make_plan(struct learner_task *task, struct delta_model
 }
 
 static enum delta_status stage_b(struct learner_task *task, const struct learner_pool *pool,
-                                 struct learner_embedding *after, struct delta_error *err)
+                                 struct learner_prefix *prefix, struct learner_embedding *after,
+                                 struct delta_error *err)
 {
     const struct learner_increment_options *options = task->options;
     struct delta_model plan = DELTA_MODEL_INIT;
@@ -99,7 +105,8 @@ static enum delta_status stage_b(struct learner_task *task, const struct learner
                                              .ema = options->ema};
     const struct learner_tune_extra extra = {.known = &pool->embedding,
                                              .views = views_of(task),
-                                             .after = has_stage(task, 'C') ? after : NULL};
+                                             .after = has_stage(task, 'C') ? after : NULL,
+                                             .prefix = prefix};
     enum delta_status st = make_plan(task, &plan, err);
 
     if (!st)
@@ -115,8 +122,17 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     const bool more = task->replay->count && (has_stage(task, 'B') || has_stage(task, 'C'));
     struct learner_embedding after = {0, 0, 0, NULL, NULL};
     struct learner_pool pool = {.labels = NULL};
-    enum delta_status st = learner_pool_embed(&pool, task, views_of(task), err);
+    const bool b = more && has_stage(task, 'B');
+    struct learner_prefix prefix = {.cache = NULL};
+    struct delta_model fixed = DELTA_MODEL_INIT; /* below the live layers: B's plan fits in */
+    enum delta_status st = b ? delta_model_copy(&fixed, task->base, err) : DELTA_OK;
 
+    if (!st && b)
+        st = learner_plan_confine(&fixed, live_of(task), err);
+    if (!st)
+        st = learner_pool_embed(&pool, task, views_of(task), b ? &fixed : NULL, b ? &prefix : NULL,
+                                err);
+    delta_model_release(&fixed);
     if (st)
         return st;
     const int64_t until_ms = fit_until(task, pool.forwards, begun_ms);
@@ -124,8 +140,8 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     st = stage_a(task, &pool, until_ms, err);
     if (!st && more)
         st = learner_task_offer(task, "A", err);
-    if (!st && more && has_stage(task, 'B') && !task->cut_short) {
-        st = stage_b(task, &pool, &after, err);
+    if (!st && b && !task->cut_short) {
+        st = stage_b(task, &pool, &prefix, &after, err);
         if (!st)
             st = learner_task_offer(task, "AB", err);
     }
@@ -135,6 +151,7 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
         if (!st)
             st = learner_task_offer(task, has_stage(task, 'B') ? "ABC" : "AC", err);
     }
+    learner_prefix_release(&prefix);
     learner_embedding_release(&after);
     learner_pool_release(&pool);
     return st;
@@ -144,7 +161,7 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
 static enum delta_status need_b(const struct learner_task *task, size_t images, size_t *bytes,
                                 struct delta_error *err)
 {
-    const char *live = task->options->live ? task->options->live : LEARNER_LAST_STAGE;
+    const char *live = live_of(task);
     struct delta_model plan = DELTA_MODEL_INIT;
     size_t rank = 0;
     enum delta_status st = delta_model_copy(&plan, task->base, err);
@@ -214,6 +231,8 @@ const struct learner_method learner_method_frostline = {
      .adjust = 1,
      .ema = 0.99,
      .anchor = 0.1,
+     .round = 1,
+     .round_head = 0.125,
      .schedule = "cosine",
      .max_old_drop = 0.10,
      .min_new_recall = 0.20,

@@ -60,7 +60,7 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     if (!st)
         st = delta_model_head(task->model, &weight, &bias, err);
     if (!st)
-        st = learner_pool_embed(&pool, task, task->options->mirror ? 2 : 1, err);
+        st = learner_pool_embed(&pool, task, task->options->mirror ? 2 : 1, NULL, NULL, err);
     if (!st)
         st = set_means(weight->data, task->model->class_count, &pool, err);
     if (!st) {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "delta/clock.h"
+#include "delta/delta.h"
 #include "importance.h"
 #include "learner/learn.h"
 #include "rng.h"
@@ -324,6 +325,53 @@ static void frostline_keeps_to_the_models_own_plan(void **state)
     delta_model_release(&out);
 }
 
+static const struct delta_entry *entry_of(const struct delta_reader *reader, const char *name)
+{
+    for (size_t i = 0; i < reader->entry_count; i++)
+        if (strcmp(reader->entries[i].name, name) == 0)
+            return &reader->entries[i];
+    return NULL;
+}
+
+/* The guard judges what the delta will lead to: the rounded model, whose grid the delta finds. */
+static void the_guard_judges_what_a_small_delta_carries(void **state)
+{
+    static const char *const stages[] = {"A", "AB"};
+    struct delta_error err = DELTA_ERROR_INIT;
+    size_t bytes[2][2];
+    (void)state;
+
+    for (int s = 0; s < 2; s++)
+        for (int rounded = 0; rounded < 2; rounded++) {
+            struct learner_increment_options options = unguarded("frostline");
+            struct learner_scores scores;
+            struct delta_reader reader;
+            struct delta_buf file;
+            struct result result;
+            options.stages = stages[s];
+            if (!rounded)
+                options.round = options.round_head = 0;
+            learn(&result, &options);
+            assert_ok(
+                learner_evaluate(&scores, &result.model, &f.exemplars.probe, &f.budget, &err));
+            assert_true(result.report.old_after == (double)scores.correct / (double)scores.images);
+            learner_scores_release(&scores);
+            assert_ok(delta_diff(&f.base, &result.model, NULL, &file, &err));
+            assert_ok(delta_reader_init(&reader, delta_buf_bytes(&file), &err));
+            bytes[s][rounded] = file.len;
+            const struct delta_entry *conv = entry_of(&reader, "layer4.1.conv2.weight");
+            assert_true((conv != NULL) == (s == 1)); /* A moves nothing that is there */
+            const bool grid = conv && conv->encoding == DELTA_ENCODING_INT8;
+            const bool head = entry_of(&reader, "fc.weight")->encoding == DELTA_ENCODING_INT8;
+            assert_true(grid == (s == 1 && rounded) && head == grid);
+            delta_reader_release(&reader);
+            delta_buf_release(&file);
+            delta_model_release(&result.model);
+        }
+    assert_int_equal(bytes[0][0], bytes[0][1]); /* and stays exact */
+    assert_true(bytes[1][1] * 4 < bytes[1][0]);
+}
+
 /* ---- masks ---- */
 
 static size_t differing_bits(const struct delta_tensor *a, const struct delta_tensor *b)
@@ -597,6 +645,7 @@ int main(void)
         cmocka_unit_test(what_is_frozen_keeps_its_bits),
         cmocka_unit_test(frostline_freezes_whole_filters),
         cmocka_unit_test(frostline_keeps_to_the_models_own_plan),
+        cmocka_unit_test(the_guard_judges_what_a_small_delta_carries),
         cmocka_unit_test(masks_freeze_the_same_share_of_other_weights),
         cmocka_unit_test(importance_predicts_the_measured_change),
         cmocka_unit_test(packnet_keeps_the_old_task_for_who_knows_the_task),
