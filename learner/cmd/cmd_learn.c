@@ -20,8 +20,8 @@ static const struct delta_verb_help help = {
     .details =
         "Methods: frostline fits the new classifier rows on cached features (stage A, seconds), "
         "then "
-        "lets a part of the last stage learn (B) and refits all rows (C); --stages stops it "
-        "earlier. "
+        "lets the last block learn (B), rounded so that its delta is small; --stages stops it "
+        "earlier or refits all rows, too (C). "
         "freeze is the published method (new samples, then replay and distillation, with the "
         "model's freeze plan or --ratio). e2e and packnet are its rivals; finetune, replay, "
         "replay-kd, head-only, layer4-only, ncm and do-nothing are controls; joint is the bound, "
@@ -322,7 +322,8 @@ static int parse(struct learn *l, int argc, char **argv)
         {"stages", DELTA_OPT_CHOICE, &l->stages, .choices = "A|AB|ABC|AC",
          .help = "frostline: how far to go; the guard comes always"},
         {"live", DELTA_OPT_TEXT, &l->live, .arg = "PREFIX",
-         .help = "frostline, layer4-only: layers that learn; the last stage when absent"},
+         .help = "frostline, layer4-only: layers whose names begin so learn; 'last': the last stage, "
+                 "'last-block': the last block of it, frostline's choice"},
         {"mask", DELTA_OPT_CHOICE, &l->mask, .choices = "importance|magnitude|random",
          .help = "what the weights to freeze are chosen by"},
         {"schedule", DELTA_OPT_CHOICE, &l->schedule, .choices = "constant|cosine|steps",

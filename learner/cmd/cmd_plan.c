@@ -76,7 +76,8 @@ int learner_cmd_plan(int argc, char **argv)
         {"mask", DELTA_OPT_CHOICE, &mask, .choices = "importance|magnitude|random",
          .help = "what is ranked"},
         {"live", DELTA_OPT_TEXT, &live, .arg = "PREFIX",
-         .help = "only layers whose names begin so may learn; 'last': those of the last stage"},
+         .help = "only layers whose names begin so may learn; 'last': those of the last stage, "
+                 "'last-block': of its last block"},
         {"check", DELTA_OPT_INT, &check, .arg = "N",
          .help = "also set N random weights to zero, one by one, and tell how importance and the "
                  "measured change of the loss rank them; costs N passes over the images",

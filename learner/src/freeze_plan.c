@@ -62,10 +62,10 @@ done:
 }
 
 /* Is this tensor the weight of a convolution that `live` names? The last stage: all layers whose
- * plane is as small as the smallest. */
+ * plane is as small as the smallest. The last block: "layer4.1." of "layer4.1.conv2". */
 static bool is_named(const struct learner_layers *layers, const char *live, const char *tensor)
 {
-    const struct learner_layer *own = NULL;
+    const struct learner_layer *own = NULL, *last = NULL;
     size_t smallest = SIZE_MAX;
 
     for (size_t l = 0; l < layers->count; l++) {
@@ -73,6 +73,7 @@ static bool is_named(const struct learner_layers *layers, const char *live, cons
         const size_t len = strlen(layer->name);
         if (layer->kind != LEARNER_LAYER_CONV)
             continue;
+        last = layer;
         if (layer->out.h * layer->out.w < smallest)
             smallest = layer->out.h * layer->out.w;
         if (strncmp(tensor, layer->name, len) == 0 && strcmp(tensor + len, ".weight") == 0)
@@ -82,6 +83,10 @@ static bool is_named(const struct learner_layers *layers, const char *live, cons
         return false;
     if (!live || strcmp(live, LEARNER_LAST_STAGE) == 0)
         return own->out.h * own->out.w == smallest;
+    if (strcmp(live, LEARNER_LAST_BLOCK) == 0) {
+        const char *dot = strrchr(last->name, '.');
+        return dot && strncmp(own->name, last->name, (size_t)(dot + 1 - last->name)) == 0;
+    }
     return strncmp(own->name, live, strlen(live)) == 0;
 }
 
@@ -238,14 +243,15 @@ enum delta_status learner_freeze_plan_by(struct delta_model *model,
     st = delta_model_copy(&made, model, err);
     if (!st)
         st = open_up(&made, choice->live, err);
-    if (!st && mask == IMPORTANCE)
+    const bool rank = choice->ratio > 0; /* else all that may learn is live */
+    if (!st && rank && mask == IMPORTANCE)
         st = learner_budget_plan(&plan, budget, "a freeze plan",
                                  learner_budget_images(budget, old->count), 1, need_memory, &need,
                                  err);
-    if (!st && mask == IMPORTANCE)
+    if (!st && rank && mask == IMPORTANCE)
         st = learner_importance_under(&items, &count, model, old, choice->live ? &made : NULL,
                                       &plan, err);
-    if (!st)
+    if (!st && rank)
         st = mark(&made, items, count, mask, choice, budget ? budget->seed : 0, err);
     for (size_t i = 0; !st && i < model->tensor_count; i++) {
         const struct delta_freeze *freeze = &made.tensors[i].freeze;

@@ -128,9 +128,10 @@ struct learner_plan_choice {
     bool filters;     /* whole filters, by the sum over their weights; else weight by weight */
     const char *mask; /* "importance" (NULL too), "magnitude" (w squared), "random" (by seed) */
     const char *live; /* layers that may learn, by the beginning of their names, all others are
-                       * frozen whole; NULL: all may; LEARNER_LAST_STAGE */
+                       * frozen whole; NULL: all may; LEARNER_LAST_... */
 };
-#define LEARNER_LAST_STAGE "last" /* the layers with the smallest plane, the head aside */
+#define LEARNER_LAST_STAGE "last"       /* the layers with the smallest plane, the head aside */
+#define LEARNER_LAST_BLOCK "last-block" /* those named like the last one but for the last part */
 
 /* The same with a choice.
  *   old      not read by the masks magnitude and random
@@ -160,8 +161,9 @@ learner_importance_measure(struct learner_importance_check *out, const struct de
 struct learner_increment_options {
     const char *method;   /* one of learner_method_names() */
     const char *stages;   /* frostline: "A", "AB", "ABC" or "AC"; D, the guard, is always last */
-    const char *live;     /* frostline, layer4-only: the layers that learn, by the beginning of
-                           * their names; NULL: those of the smallest plane, the last stage */
+    const char *live;     /* the layers that learn, by the beginning of their names, or a
+                           * LEARNER_LAST_...; NULL: frostline the last block, layer4-only the last
+                           * stage */
     const char *mask;     /* freeze: what ranks weights: "importance", "magnitude", "random" */
     const char *schedule; /* the step over the epochs: "constant", "cosine", "steps" (a tenth at
                            * each quarter; e2e's balanced phase: at each third) */
@@ -181,9 +183,8 @@ struct learner_increment_options {
     double ema;                    /* decay of a moving average that replaces the weights; 0: off */
     double anchor;                 /* frostline C: pull of the rows towards where they start */
     /* What moves of the base's elements is rounded before the guard judges it, to these grids in
-     * root mean square moves of a row (delta_round() in delta/delta.h): of the classifier's rows,
-     * and of all others. Both 0: exact. A stage that only brings new rows stays exact. */
-    double round, round_head;
+     * root mean square moves of a row (delta_round() in delta/delta.h). Both 0: exact. A stage that only brings new rows stays exact. */
+    double round, round_head; /* the first: of filters, the second: of the classifier's rows */
     bool balanced;         /* epochs with replay: as many images of a new class as of an old
                             * one, drawn anew each time */
     bool mirror;           /* images also mirrored */

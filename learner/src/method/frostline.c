@@ -4,12 +4,12 @@
  *     samples and exemplars by logit-adjusted cross-entropy (Menon et al. 2021) over the fixed old
  *     rows and the new ones, from imprinted rows (Qi et al. 2018). Convex. Rows so fitted on
  *     different devices can stand side by side.
- * B   All below the last stage is frozen: its output is computed once per image and kept. In the
- *     last stage whole filters are frozen by sum (g w)^2, or what the model's own plan says.
- *     Logit-adjusted cross-entropy + distillation on the base's cached logits (Hinton et al. 2015),
- *     the weights' moving average is what counts.
- * C   All rows are refitted in the moved feature space, logit-adjusted, pulled towards where they
- *     are. Fitting the biases on exemplars is what calibrates the scores.
+ * B   The last block and the head learn, but for what the model's own plan freezes. What lies below
+ *     does not move: A's forward pass keeps what it makes of each image. Logit-adjusted
+ *     cross-entropy + distillation on the base's logits (Hinton et al. 2015); the weights' moving
+ *     average counts, rounded to a grid that makes its delta small.
+ * C   Off by default: all rows are refitted in the moved feature space, logit-adjusted, pulled
+ *     towards where they are.
  *
  * Without exemplars there is nothing that keeps old classes in place: only A runs then. */
 #include "budget.h"
@@ -22,8 +22,6 @@
 
 #include <string.h>
 
-#define RATIO 0.6 /* of each layer's filters, where neither the caller nor the model has a plan */
-
 static bool has_stage(const struct learner_task *task, char stage)
 {
     const char *stages = task->options->stages;
@@ -31,9 +29,15 @@ static bool has_stage(const struct learner_task *task, char stage)
     return stage == 'A' || (stages && strchr(stages, stage));
 }
 
+/* Of the filters, where the model has no plan or the caller knows better. */
+static double ratio_of(const struct learner_task *task)
+{
+    return task->options->ratio > 0 ? task->options->ratio : 0;
+}
+
 static const char *live_of(const struct learner_task *task)
 {
-    return task->options->live ? task->options->live : LEARNER_LAST_STAGE;
+    return task->options->live ? task->options->live : LEARNER_LAST_BLOCK;
 }
 
 static size_t views_of(const struct learner_task *task)
@@ -70,16 +74,15 @@ static enum delta_status make_plan(struct learner_task *task, struct delta_model
     const struct learner_increment_options *options = task->options;
     const bool own = options->ratio < 0 && learner_has_plan(task->base);
     const char *live = live_of(task);
-    const struct learner_plan_choice choice = {.ratio = options->ratio < 0 ? RATIO : options->ratio,
-                                               .filters = true,
-                                               .mask = options->mask,
-                                               .live = live};
+    const struct learner_plan_choice choice = {
+        .ratio = ratio_of(task), .filters = true, .mask = options->mask, .live = live};
     struct delta_model base = DELTA_MODEL_INIT;
     enum delta_status st = delta_model_copy(&base, task->base, err);
 
     if (!st && !own) {
         st = learner_freeze_plan_by(&base, task->replay, &choice, task->budget, err);
-        task->image_passes += (double)task->replay->count;
+        if (choice.ratio > 0 && (!options->mask || strcmp(options->mask, "importance") == 0))
+            task->image_passes += (double)task->replay->count;
     }
     if (!st)
         st = learner_take_plan(task->model, &base, err);
@@ -95,7 +98,7 @@ static enum delta_status stage_b(struct learner_task *task, const struct learner
 {
     const struct learner_increment_options *options = task->options;
     struct delta_model plan = DELTA_MODEL_INIT;
-    const struct learner_tune_phase phase = {.stage = "last stage",
+    const struct learner_tune_phase phase = {.stage = "last block",
                                              .epochs = options->epochs_tune,
                                              .replay = true,
                                              .distil = options->kd_weight > 0,
@@ -157,31 +160,48 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     return st;
 }
 
-/* Of stage B: the plan's gradients, or the training. */
-static enum delta_status need_b(const struct learner_task *task, size_t images, size_t *bytes,
+/* What stage B asks for. */
+struct b_need {
+    size_t bytes; /* its own: the plan's gradients, or the training */
+    size_t kept;  /* what A keeps for it of every image */
+    size_t embed; /* A's network and images when it does */
+};
+
+static enum delta_status need_b(struct b_need *out, const struct learner_task *task, size_t images,
                                 struct delta_error *err)
 {
-    const char *live = live_of(task);
+    const size_t batch = task->options->batch, micro = images < batch ? images : batch;
+    const size_t views = views_of(task) * (task->fresh->count + task->replay->count);
     struct delta_model plan = DELTA_MODEL_INIT;
-    size_t rank = 0;
+    const struct learner_net_options options = {.device = task->budget->device,
+                                                .batch = micro,
+                                                .threads = task->budget->threads,
+                                                .train = true,
+                                                .plan = &plan};
+    size_t rank = 0, prefix = 0;
     enum delta_status st = delta_model_copy(&plan, task->base, err);
 
     if (!st)
-        st = learner_plan_confine(&plan, live, err);
-    if (!st)
+        st = learner_plan_confine(&plan, live_of(task), err);
+    if (!st && ratio_of(task) > 0)
         st = learner_freeze_plan_need(task->base, task->replay, &plan, task->budget, images, &rank,
                                       err);
+    if (!st)
+        st = learner_net_plan_bytes(&out->embed, &prefix, task->base, &options, err);
     delta_model_release(&plan);
+    out->kept = learner_tune_data_cache_bytes(task->budget, views, prefix);
+    out->embed += out->kept + micro * prefix * sizeof(float) + learner_samples_bytes(task->fresh) +
+                  learner_samples_bytes(task->replay);
     if (!st)
         st = delta_model_copy(&plan, task->model, err);
     if (!st)
-        st = learner_plan_confine(&plan, live, err);
+        st = learner_plan_confine(&plan, live_of(task), err);
     if (!st)
-        st = learner_tune_need(task, &plan, true, false, images, bytes, err);
-    *bytes += learner_model_bytes(task->model); /* the plan */
-    rank += 2 * learner_model_bytes(task->base);
-    if (*bytes < rank)
-        *bytes = rank;
+        st = learner_tune_need(task, &plan, true, false, images, &out->bytes, err);
+    out->bytes += learner_model_bytes(task->model); /* the plan */
+    rank += rank ? 2 * learner_model_bytes(task->base) + out->kept : 0;
+    if (out->bytes < rank)
+        out->bytes = rank;
     delta_model_release(&plan);
     return st;
 }
@@ -193,33 +213,36 @@ static enum delta_status need(const struct learner_task *task, size_t images, si
 {
     const size_t views = views_of(task) * (task->fresh->count + task->replay->count);
     const bool more = task->replay->count > 0, all = has_stage(task, 'C') && more;
+    const bool b = more && has_stage(task, 'B');
     const size_t classes = task->model->class_count, old = task->base->class_count;
     struct delta_tensor *weight, *bias;
-    size_t net = 0, tune = 0;
+    struct b_need tune = {0, 0, 0};
+    size_t net = 0;
     enum delta_status st = delta_model_head(task->base, &weight, &bias, err);
 
     if (!st)
         st = learner_budget_net(&net, task->base, task->budget, images, false, err);
-    if (!st && has_stage(task, 'B') && more)
-        st = need_b(task, images, &tune, err);
+    if (!st && b)
+        st = need_b(&tune, task, images, err);
     if (st)
         return st;
     const size_t d = weight->count / bias->count, rows = all ? classes : classes - old;
     const size_t record = (d + classes) * sizeof(float);
     size_t fit = (rows * (d + 1) * (LEARNER_LBFGS_CELLS + 2) + 2 * views) * sizeof(double);
-    const size_t left = has_stage(task, 'B') && more ? learner_model_bytes(task->model) : 0;
+    const size_t left = b ? learner_model_bytes(task->model) : 0;
+    net = net > tune.embed ? net : tune.embed;
     net += learner_samples_bytes(task->fresh) + learner_samples_bytes(task->replay);
-    tune += tune ? left + (all ? views * record : 0) : 0;
-    fit += 2 * left + (left && all ? views * record : 0);
+    tune.bytes += tune.bytes ? left + (all ? views * record : 0) : 0;
+    fit += tune.kept + 2 * left + (left && all ? views * record : 0);
     net = net > fit ? net : fit;
-    *bytes = views * (d + old + 1) * sizeof(float) + (net > tune ? net : tune);
+    *bytes = views * (d + old + 1) * sizeof(float) + (net > tune.bytes ? net : tune.bytes);
     return DELTA_OK;
 }
 
 const struct learner_method learner_method_frostline = {
     "frostline",
     {.method = "frostline",
-     .stages = "ABC",
+     .stages = "AB",
      .ratio = -1,
      .epochs_tune = 5,
      .batch = 64,
@@ -231,8 +254,8 @@ const struct learner_method learner_method_frostline = {
      .adjust = 1,
      .ema = 0.99,
      .anchor = 0.1,
-     .round = 1,
-     .round_head = 0.125,
+     .round = 1.5,
+     .round_head = 0.25,
      .schedule = "cosine",
      .max_old_drop = 0.10,
      .min_new_recall = 0.20,
