@@ -322,8 +322,9 @@ static int parse(struct learn *l, int argc, char **argv)
         {"stages", DELTA_OPT_CHOICE, &l->stages, .choices = "A|AB|ABC|AC",
          .help = "frostline: how far to go; the guard comes always"},
         {"live", DELTA_OPT_TEXT, &l->live, .arg = "PREFIX",
-         .help = "frostline, layer4-only: layers whose names begin so learn; 'last': the last stage, "
-                 "'last-block': the last block of it, frostline's choice"},
+         .help =
+             "frostline, layer4-only: layers whose names begin so learn; 'last': the last stage, "
+             "'last-block': the last block of it, frostline's choice"},
         {"mask", DELTA_OPT_CHOICE, &l->mask, .choices = "importance|magnitude|random",
          .help = "what the weights to freeze are chosen by"},
         {"schedule", DELTA_OPT_CHOICE, &l->schedule, .choices = "constant|cosine|steps",

@@ -182,9 +182,10 @@ struct learner_increment_options {
     double adjust;                 /* logit adjustment (Menon et al. 2021) times this; 0: none */
     double ema;                    /* decay of a moving average that replaces the weights; 0: off */
     double anchor;                 /* frostline C: pull of the rows towards where they start */
-    /* What moves of the base's elements is rounded before the guard judges it, to these grids in
-     * root mean square moves of a row (delta_round() in delta/delta.h). Both 0: exact. A stage that only brings new rows stays exact. */
-    double round, round_head; /* the first: of filters, the second: of the classifier's rows */
+    /* What moves of the base's elements is rounded before the guard judges it, to grids in root
+     * mean square moves of a row (delta_round() in delta/delta.h): of a filter, and of a row of the
+     * classifier. Both 0: exact. A stage that only brings new rows stays exact. */
+    double round, round_head;
     bool balanced;         /* epochs with replay: as many images of a new class as of an old
                             * one, drawn anew each time */
     bool mirror;           /* images also mirrored */
