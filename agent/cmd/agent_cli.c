@@ -129,6 +129,8 @@ static int run_run(int argc, char **argv)
         0,
         0};
     struct agent_options options = agent_options_defaults();
+    const char *device = options.device, *precision = "fp32";
+    char place[32];
     bool verbose = false;
     struct delta_opt opts[] = {
         {"dir", DELTA_OPT_TEXT, &options.dir, "DIR", "the device's directory", .required = true},
@@ -151,6 +153,13 @@ static int run_run(int argc, char **argv)
         {"min-new-recall", DELTA_OPT_REAL, &options.min_new_recall, "SHARE",
          "guard of learning: recall of the new class at least; -1: the method's own", .low = -1,
          .high = 1},
+        {"device", DELTA_OPT_CHOICE, &device, "NAME",
+         "where to learn; auto: on an NVIDIA GPU where there is one. Where a GPU may be used, "
+         "memory-mb does not limit the address space",
+         .choices = "auto|cpu|cuda", .env = "FROSTLINE_DEVICE"},
+        {"precision", DELTA_OPT_CHOICE, &precision, "NAME",
+         "a GPU's arithmetic; weights are fp32 always", .choices = "fp32|tf32|bf16",
+         .env = "FROSTLINE_PRECISION"},
         {"threads", DELTA_OPT_INT, &options.threads, "N", "threads for learning; 0: all cores",
          .low = 0, .high = 256},
         {"seed", DELTA_OPT_INT, &options.seed, "N", "seed of learning", .low = 0, .high = 1e15},
@@ -170,6 +179,8 @@ static int run_run(int argc, char **argv)
         return code;
     if (verbose)
         delta_log_set(DELTA_LOG_DEBUG, NULL, NULL);
+    snprintf(place, sizeof place, "%s:%s", device, precision);
+    options.device = place;
     catch_signals();
     return agent_run(&options, &stop, &err) ? delta_cli_fail(&help, &err) : 0;
 }

@@ -22,6 +22,7 @@ struct agent_options agent_options_defaults(void)
                                   .min_images = 5,
                                   .method = "frostline",
                                   .stages = "A",
+                                  .device = "cpu",
                                   .max_drop = 0.15,
                                   .max_old_drop = -1,
                                   .min_new_recall = -1,

@@ -328,9 +328,7 @@ enum agent_outcome agent_step_check(struct agent *agent)
 {
     struct agent_target *target = &agent->state.target;
     struct agent_check_order order = {.max_drop = agent->options->max_drop};
-    const struct agent_limits limits = {agent->options->learn_s * 1000,
-                                        (size_t)agent->options->memory_mb << 20,
-                                        agent->options->open_network};
+    const struct agent_limits limits = agent_job_limits(agent->options);
     char result_path[AGENT_PATH_MAX];
     struct delta_error err = DELTA_ERROR_INIT;
     json_t *result = NULL;
@@ -422,9 +420,7 @@ static void put_away(struct agent *agent, const struct agent_class *class)
 static void keep_exemplars(struct agent *agent)
 {
     struct agent_adopt_order *order = delta_calloc(1, sizeof *order);
-    const struct agent_limits limits = {agent->options->learn_s * 1000,
-                                        (size_t)agent->options->memory_mb << 20,
-                                        agent->options->open_network};
+    const struct agent_limits limits = agent_job_limits(agent->options);
     char result_path[AGENT_PATH_MAX], name[300];
     struct delta_error err = DELTA_ERROR_INIT;
     json_t *result = NULL;

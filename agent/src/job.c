@@ -16,11 +16,20 @@ void agent_job_budget(struct learner_budget *out, const struct agent_options *op
 {
     const struct delta_clock clock = delta_clock_system(); /* as the sandbox counts */
 
-    *out = (struct learner_budget){.threads = (int)options->threads,
+    *out = (struct learner_budget){.device = options->device,
+                                   .threads = (int)options->threads,
                                    .seed = (uint64_t)options->seed,
                                    .memory_bytes = (size_t)options->memory_mb << 20};
     if (options->learn_s > 0)
         out->deadline_ms = delta_clock_monotonic_ms(&clock) + options->learn_s * 900;
+}
+
+struct agent_limits agent_job_limits(const struct agent_options *options)
+{
+    const bool cpu = strncmp(options->device, "cpu", 3) == 0;
+
+    return (struct agent_limits){options->learn_s * 1000,
+                                 cpu ? (size_t)options->memory_mb << 20 : 0, options->open_network};
 }
 
 static enum delta_status load_exemplars(struct learner_exemplars *out, const char *path,
@@ -251,12 +260,15 @@ enum delta_status agent_job_learn(void *context, json_t *result, struct delta_er
     struct delta_model local = DELTA_MODEL_INIT;
     struct learner_report report = {.method = ""};
     struct delta_digest digest;
+    char missing[256];
     bool offered = false;
     enum delta_status st;
 
     if (!work)
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory for learning");
     work->order = order;
+    if (learner_device_missing(missing, sizeof missing, order->budget.device))
+        delta_log_info("job", "%s; learning on the CPU", missing);
     st = delta_model_load(&work->base, order->base_path, &digest, err);
     if (!st && !delta_digest_equal(&digest, &order->base))
         st = delta_fail(err, DELTA_INTERNAL, "'%s' is not the version to learn on",

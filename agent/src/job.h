@@ -10,11 +10,15 @@
 #include "sandbox.h"
 #include "state.h"
 
-/* What the device's options leave to learning: threads, seed, memory (the process's resident peak;
- * the sandbox limits its address space to the same number, as a backstop) and nine tenths of the
- * time from now on, so that learning ends in good order before the sandbox ends it. */
+/* What the device's options leave to learning: where to compute, threads, seed, memory (the
+ * process's resident peak; the sandbox limits its address space to the same number, as a backstop)
+ * and nine tenths of the time from now on, so that learning ends in good order before the sandbox
+ * ends it. options: borrowed as long as *out */
 struct agent_options;
 void agent_job_budget(struct learner_budget *out, const struct agent_options *options);
+/* The sandbox's limits. Where a GPU may be used the address space has none: its driver reserves
+ * more than the machine has memory. */
+struct agent_limits agent_job_limits(const struct agent_options *options);
 
 struct agent_job_class {
     struct delta_class_id id;

@@ -255,9 +255,7 @@ static enum agent_outcome take_result(struct agent *agent, const struct agent_le
 enum agent_outcome agent_step_learn(struct agent *agent)
 {
     struct agent_learn_order *order = delta_calloc(1, sizeof *order);
-    const struct agent_limits limits = {agent->options->learn_s * 1000,
-                                        (size_t)agent->options->memory_mb << 20,
-                                        agent->options->open_network};
+    const struct agent_limits limits = agent_job_limits(agent->options);
     char result_path[AGENT_PATH_MAX];
     struct delta_error err = DELTA_ERROR_INIT;
     json_t *result = NULL;

@@ -117,13 +117,33 @@ static enum delta_status report(const struct experiment *e, const char *results,
     return st;
 }
 
+/* Device and precision. Without the usual one: results are kept under this name. */
+static const char *place(struct experiment *e)
+{
+    struct learner_common *c = &e->common;
+
+    if (strcmp(c->precision, "fp32") == 0)
+        return c->device;
+    snprintf(c->place, sizeof c->place, "%s:%s", c->device, c->precision);
+    return c->place;
+}
+
+/* Not before the runs: a process that has looked for a GPU cannot lend it to its children. */
+static void tell_missing(const struct experiment *e)
+{
+    char why[256];
+
+    if (learner_device_missing(why, sizeof why, e->common.device))
+        fprintf(stderr, "%s experiment: %s; computed on the CPU\n", LEARNER_PROGRAM, why);
+}
+
 static enum delta_status run(struct experiment *e, const char *path, struct delta_error *err)
 {
     const struct learner_experiment_choice choice = {.small = e->small,
                                                      .data = e->data,
                                                      .bases = e->bases.items,
                                                      .base_count = e->bases.count,
-                                                     .device = e->common.device,
+                                                     .device = place(e),
                                                      .threads = (int)e->common.threads};
     struct learner_experiment *plan = NULL;
     struct learner_experiment_summary summary = {0};
@@ -156,6 +176,8 @@ static enum delta_status run(struct experiment *e, const char *path, struct delt
                 LEARNER_PROGRAM, summary.runs, summary.done, summary.skipped, summary.failed,
                 options.results);
     e->failed = summary.failed;
+    if (!st && summary.done)
+        tell_missing(e);
     learner_experiment_free(plan);
     return st ? st : report(e, options.results, err);
 }
@@ -179,8 +201,11 @@ int learner_cmd_experiment(int argc, char **argv)
          .help = "of the tables"},
         {"pictures", DELTA_OPT_TEXT, &e.pictures, .arg = "DIR",
          .help = "write the plan's pictures there, each as SVG and PNG"},
-        {"device", DELTA_OPT_CHOICE, &e.common.device, .choices = "ref|blas|cuda|auto",
-         .help = "where to compute", .env = "FROSTLINE_DEVICE"},
+        {"device", DELTA_OPT_CHOICE, &e.common.device, .choices = "auto|cpu|cuda|ref|blas",
+         .help = "where to compute; auto: on an NVIDIA GPU where there is one",
+         .env = "FROSTLINE_DEVICE"},
+        {"precision", DELTA_OPT_CHOICE, &e.common.precision, .choices = "fp32|tf32|bf16",
+         .help = "a GPU's arithmetic; weights are fp32 always", .env = "FROSTLINE_PRECISION"},
         {"threads", DELTA_OPT_INT, &e.common.threads, .arg = "N",
          .help = "threads of each run; 0: the plan's", .low = 0, .high = 1024},
         LEARNER_OPT_JSON(e.common),

@@ -36,10 +36,11 @@ struct agent_options {
     double max_drop;       /* health check: accuracy on old classes may fall by so much, 0..1 */
     double max_old_drop;   /* guard of learning; < 0: the method's own */
     double min_new_recall; /* likewise */
+    const char *device;    /* where to compute, as learner_net_options says: "cpu", "cuda:bf16" */
     int64_t threads;       /* 0: all cores */
     int64_t seed;
     int64_t learn_s;   /* learning is given up after so long */
-    int64_t memory_mb; /* address space of learning; 0: unlimited */
+    int64_t memory_mb; /* of learning; 0: unlimited. On the CPU the address space, too */
     bool open_network; /* learn without seccomp where the kernel lacks it */
     bool once;         /* until nothing is left to do, then return */
 };

@@ -278,8 +278,12 @@ static void device_name(char *out, size_t size, const struct once *once)
     struct learner_net *net = NULL;
 
     out[0] = '\0';
-    if (learner_net_new(&net, &once->model, &options, NULL) == DELTA_OK)
-        snprintf(out, size, "%s", learner_net_device(net));
+    if (learner_net_new(&net, &once->model, &options, NULL) == DELTA_OK) {
+        const char *precision = learner_net_precision(net);
+        const bool usual = strcmp(precision, "fp32") == 0;
+        snprintf(out, size, "%s%s%s", learner_net_device(net), usual ? "" : ":",
+                 usual ? "" : precision);
+    }
     learner_net_free(net);
 }
 

@@ -193,17 +193,15 @@ static void sandbox_full_disk_is_told(void **state)
                   DELTA_IO);
 }
 
-/* The device's budget reaches the learner, and the learner can look at its memory in there. */
-static void learning_keeps_to_the_devices_budget(void **state)
+/* One new class on a small model; free() it. */
+static struct agent_learn_order *small_order(void)
 {
     struct agent_learn_order *order = calloc(1, sizeof *order);
-    struct agent_options options = agent_options_defaults();
     struct learner_samples samples = LEARNER_SAMPLES_INIT, fresh = LEARNER_SAMPLES_INIT;
     struct delta_model base;
     struct delta_error err = DELTA_ERROR_INIT;
-    json_t *result;
 
-    (void)state;
+    assert_non_null(order);
     assert_ok(
         learner_samples_open(&samples, "synthetic:classes=3,train=12", LEARNER_SPLIT_TRAIN, &err));
     const struct delta_arch arch = {"resnet18",    "cifar",      2,           3, samples.height,
@@ -222,6 +220,21 @@ static void learning_keeps_to_the_devices_budget(void **state)
     order->count = 1;
     order->options = learner_increment_defaults("frostline");
     order->options.min_new_recall = 0;
+    delta_model_release(&base);
+    learner_samples_release(&samples);
+    learner_samples_release(&fresh);
+    return order;
+}
+
+/* The device's budget reaches the learner, and the learner can look at its memory in there. */
+static void learning_keeps_to_the_devices_budget(void **state)
+{
+    struct agent_learn_order *order = small_order();
+    struct agent_options options = agent_options_defaults();
+    struct delta_error err = DELTA_ERROR_INIT;
+    json_t *result;
+
+    (void)state;
     options.threads = 1;
     options.memory_mb = 4;
     agent_job_budget(&order->budget, &options);
@@ -233,9 +246,49 @@ static void learning_keeps_to_the_devices_budget(void **state)
     agent_job_budget(&order->budget, &options);
     assert_ok(run(agent_job_learn, order, NULL, &result, &err));
     json_decref(result);
-    delta_model_release(&base);
-    learner_samples_release(&samples);
-    learner_samples_release(&fresh);
+    free(order);
+}
+
+/* A GPU's driver could not live within the limit that is right for the CPU. */
+static void only_the_cpus_address_space_is_limited(void **state)
+{
+    static const struct {
+        const char *device;
+        bool limited;
+    } rows[] = {{"cpu", true}, {"cpu:fp32", true}, {"cuda:bf16", false}, {"auto:fp32", false}};
+    struct agent_options options = agent_options_defaults();
+    struct learner_budget budget;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        options.device = rows[i].device;
+        const struct agent_limits limits = agent_job_limits(&options);
+        agent_job_budget(&budget, &options);
+        assert_string_equal(budget.device, rows[i].device);
+        assert_int_equal(budget.memory_bytes, (size_t)options.memory_mb << 20);
+        assert_int_equal(limits.memory_bytes, rows[i].limited ? budget.memory_bytes : 0);
+        assert_int_equal(limits.time_ms, 1000 * options.learn_s);
+    }
+}
+
+/* Asked for in a build or on a machine without one, a GPU is refused, and `auto` does without. */
+static void learning_goes_where_the_device_says(void **state)
+{
+    struct agent_options options = agent_options_defaults();
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct agent_learn_order *order = small_order();
+    json_t *result;
+
+    (void)state;
+    options.device = "cuda:fp32";
+    agent_job_budget(&order->budget, &options);
+    assert_status(run(agent_job_learn, order, NULL, &result, &err), DELTA_UNSUPPORTED);
+    json_decref(result);
+    options.device = "auto:bf16";
+    options.memory_mb = 0;
+    agent_job_budget(&order->budget, &options);
+    assert_ok(run(agent_job_learn, order, NULL, &result, &err));
+    json_decref(result);
     free(order);
 }
 
@@ -243,6 +296,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(learning_keeps_to_the_devices_budget),
+        cmocka_unit_test(only_the_cpus_address_space_is_limited),
+        cmocka_unit_test(learning_goes_where_the_device_says),
         cmocka_unit_test(sandbox_brings_back_status_text_and_result),
         cmocka_unit_test(sandbox_closes_the_network),
         cmocka_unit_test(sandbox_survives_a_crash),
