@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "graph.h"
-#include "net_device.h"
 #include "sources.h"
 
 #define CROP_PAD 4
@@ -34,32 +32,16 @@ enum delta_status learner_augment_init(struct learner_augment *out,
 void learner_augment_release(struct learner_augment *augment)
 {
     learner_samples_release(&augment->view);
-    if (augment->placed)
-        learner_net_block_free(augment->net, augment->placed);
     free(augment->identity);
     free(augment->views);
-    free(augment->table);
     augment->identity = NULL;
     augment->views = NULL;
-    augment->placed = augment->table = NULL;
+    augment->feed = NULL;
 }
 
-void learner_augment_place(struct learner_augment *augment, struct learner_net *net)
+void learner_augment_place(struct learner_augment *augment, struct learner_feed *feed)
 {
-    const struct learner_samples *from = augment->from;
-    const size_t bytes = from->count * learner_samples_image_bytes(from);
-
-    if (!net->device->ops->remote || from->channels > 4)
-        return;
-    augment->net = net;
-    augment->table = delta_calloc(256 * (size_t)from->channels, sizeof *augment->table);
-    if (!augment->table)
-        return;
-    for (uint32_t c = 0; c < from->channels; c++)
-        learner_samples_table(augment->table + 256 * c, augment->arch, c);
-    augment->placed = learner_net_block(net, bytes / sizeof(float) + 1);
-    if (augment->placed)
-        learner_device_upload(net->device, augment->placed, from->pixels, bytes);
+    augment->feed = feed->whole ? feed : NULL;
 }
 
 /* A row moved by dx, perhaps mirrored first; what comes in from outside is black. */
@@ -149,16 +131,12 @@ static void mix(float *a, float *b, size_t count, float share)
 
 static void load_placed(struct learner_augment *augment, size_t n, double share)
 {
-    struct learner_load load = {.pixels = (const uint8_t *)augment->placed,
-                                .views = augment->views,
-                                .n = n,
-                                .side = augment->cutout,
-                                .table = augment->table,
-                                .share = (float)share};
+    struct learner_load load = {
+        .views = augment->views, .n = n, .side = augment->cutout, .share = (float)share};
 
     for (uint32_t c = 0; c < augment->from->channels; c++)
         load.fill[c] = fill_of(augment, c);
-    learner_net_load(augment->net, &load);
+    learner_feed_load_views(augment->feed, &load);
 }
 
 static void load_here(struct learner_augment *augment, float *input, const uint32_t *index,
@@ -195,7 +173,7 @@ double learner_augment_load(struct learner_augment *augment, float *input, const
         augment->views[i] = draw(augment, index[i], rng);
     if (augment->mixup > 0 && n >= 2)
         share = learner_augment_beta(rng, augment->mixup);
-    if (augment->placed)
+    if (augment->feed)
         load_placed(augment, n, share);
     else
         load_here(augment, input, index, n, share);

@@ -4,7 +4,7 @@
 #ifndef LEARNER_AUGMENT_H
 #define LEARNER_AUGMENT_H
 
-#include "device.h"
+#include "feed.h"
 #include "learner/learn.h"
 #include "rng.h"
 
@@ -18,10 +18,7 @@ struct learner_augment {
     uint32_t *identity;          /* owned, [batch] 0, 1, 2... */
     struct learner_view *views;  /* owned, [batch] */
 
-    /* The images on the net's device, where that is apart; NULL: they stay here */
-    struct learner_net *net; /* borrowed */
-    float *placed;
-    float *table; /* owned, [channels][256] */
+    struct learner_feed *feed; /* borrowed; NULL: views are made here */
 };
 
 /*   samples, arch  must outlive *out
@@ -33,13 +30,13 @@ learner_augment_init(struct learner_augment *out, const struct learner_pretrain_
                      size_t batch, struct delta_error *err);
 void learner_augment_release(struct learner_augment *augment);
 
-/* Gives the images to the net's device for good, where its memory is apart and has room; the net
- * must then live until the release. */
-void learner_augment_place(struct learner_augment *augment, struct learner_net *net);
+/* From now on views are made where the feed has the images, if it has all of them on a device; it
+ * must be of the same images and live until the release. */
+void learner_augment_place(struct learner_augment *augment, struct learner_feed *feed);
 
-/* Writes n views into a net's input, or that of the net where the images were placed, and `input`
- * is not looked at. With mixup, image i is mixed with image n-1-i and keeps the returned share of
- * itself; without, 1 is returned. */
+/* Writes n views into a net's input; where the images were placed, into that of the feed's net, and
+ * `input` is not looked at. With mixup, image i is mixed with image n-1-i and keeps the returned
+ * share of itself; without, 1 is returned. */
 double learner_augment_load(struct learner_augment *augment, float *input, const uint32_t *index,
                             size_t n, struct learner_rng *rng);
 

@@ -128,6 +128,24 @@ struct learner_loss_sum {
     size_t correct;  /* rows whose largest logit, the first of equals, is the label */
 };
 
+/* What a training pass came to. */
+struct learner_outcome {
+    struct learner_loss_sum sum;
+    bool logits_finite, grads_finite;
+};
+
+/* Rows of a table and numbers of n images, to or fro: the rows' numbers from `at` on are those of
+ * the image, in the device's own format of activations, features float32. */
+struct learner_rows {
+    char *table;           /* device memory */
+    const uint32_t *index; /* host memory, [n]: the image's row */
+    float *images;         /* device memory, [n, count] */
+    size_t n, count, at;
+    size_t row; /* numbers of a row */
+    bool exact; /* features */
+    bool keep;  /* into the table, else out of it */
+};
+
 /* One image of a batch, as a view of an image of the data set. */
 struct learner_view {
     uint32_t index;
@@ -155,7 +173,7 @@ struct learner_remote_ops {
     /* Host memory that moves to and fro fastest, zeroed; NULL when there is none. */
     void *(*stage)(struct learner_device *device, size_t bytes);
     void (*unstage)(struct learner_device *device, void *block);
-    /* Both return when the host's side may be used again. */
+    /* Both wait: they return when the host's side may be used again. */
     void (*upload)(struct learner_device *device, void *to, const void *host, size_t bytes);
     void (*download)(struct learner_device *device, void *host, const void *from, size_t bytes);
     void (*copy)(struct learner_device *device, void *to, const void *from, size_t bytes);
@@ -173,11 +191,17 @@ struct learner_remote_ops {
     void (*swap)(struct learner_device *device, float *a, float *b, size_t count);
     void (*step)(struct learner_device *device, const struct learner_slot *slots, size_t count,
                  const struct learner_sgd_rates *rates);
-    /* Writes grad [n, classes] and waits for the sum. Allocates only when a batch is larger than
-     * any before. */
+    /* Writes grad [n, classes]. Does not wait; `outcome` tells the sum. Allocates only when a batch
+     * is larger than any before. */
     void (*loss)(struct learner_device *device, const struct learner_loss *loss,
-                 const float *logits, size_t n, size_t classes, float *grad,
-                 struct learner_loss_sum *out);
+                 const float *logits, size_t n, size_t classes, float *grad);
+    /* Waits. The latest loss, and whether its logits and count gradients are finite: one question
+     * at the end of a pass. */
+    void (*outcome)(struct learner_device *device, const float *grads, size_t count,
+                    struct learner_outcome *out);
+    void (*rows)(struct learner_device *device, const struct learner_rows *rows);
+    size_t (*activation_bytes)(const struct learner_device *device); /* of one number */
+    size_t (*free_bytes)(struct learner_device *device);             /* of its memory, now */
     void (*load)(struct learner_device *device, float *input, const struct learner_shape *image,
                  const struct learner_load *load);
     /* Several operations at once, which a device may record and play again: the pointers in `ops`

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "feed.h"
+
 void learner_embedding_release(struct learner_embedding *embedding)
 {
     if (!embedding)
@@ -55,19 +57,6 @@ enum delta_status learner_budget_tick(const struct learner_budget *budget, const
     return DELTA_OK;
 }
 
-void learner_views_batch(float *out, const struct learner_samples *samples,
-                         const struct delta_arch *arch, const uint32_t *index, size_t n)
-{
-    uint32_t images[LEARNER_VIEWS_MAX];
-    uint8_t mirror[LEARNER_VIEWS_MAX];
-
-    for (size_t i = 0; i < n; i++) {
-        mirror[i] = index[i] >= samples->count;
-        images[i] = mirror[i] ? index[i] - (uint32_t)samples->count : index[i];
-    }
-    learner_samples_batch(out, samples, arch, images, n, mirror);
-}
-
 enum delta_status learner_embed_views(struct learner_embedding *out,
                                       const struct delta_model *model,
                                       const struct learner_samples *samples, size_t views,
@@ -81,6 +70,7 @@ enum delta_status learner_embed_views(struct learner_embedding *out,
                                                 .threads = budget ? budget->threads : 0};
     struct learner_embedding made = {.count = views * samples->count};
     struct learner_net *net = NULL;
+    struct learner_feed feed = {.net = NULL};
     uint32_t *index = delta_calloc(batch, sizeof *index);
     size_t features = 0, logits = 0;
     enum delta_status st = learner_samples_check(samples, &model->arch, err);
@@ -91,6 +81,7 @@ enum delta_status learner_embed_views(struct learner_embedding *out,
         st = learner_net_new(&net, model, &options, err);
     if (st)
         goto done;
+    learner_feed_init(&feed, net, samples, &model->arch, false);
     made.d = learner_net_feature_count(net);
     made.classes = learner_net_class_count(net);
     if (delta_size_mul(made.count, made.d, &features) &&
@@ -107,7 +98,7 @@ enum delta_status learner_embed_views(struct learner_embedding *out,
         const size_t n = made.count - at < batch ? made.count - at : batch;
         for (size_t i = 0; i < n; i++)
             index[i] = (uint32_t)(at + i);
-        learner_views_batch(learner_net_input(net), samples, &model->arch, index, n);
+        learner_feed_load(&feed, index, n);
         st = learner_net_forward(net, n, LEARNER_INFER, err);
         if (!st)
             st = learner_budget_tick(budget, stage, (double)(at + n), (double)made.count, err);
@@ -122,6 +113,7 @@ enum delta_status learner_embed_views(struct learner_embedding *out,
 done:
     free(index);
     learner_embedding_release(&made);
+    learner_feed_release(&feed);
     learner_net_free(net);
     return st;
 }

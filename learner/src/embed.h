@@ -32,11 +32,7 @@ DELTA_MUST_USE enum delta_status learner_embed_views(struct learner_embedding *o
                                                      const struct learner_budget *budget,
                                                      const char *stage, struct delta_error *err);
 
-/* A batch of views as a net's input: index below samples->count is an image, count + i is image i
- * mirrored; at most LEARNER_VIEWS_MAX of them. */
-#define LEARNER_VIEWS_MAX 1024
-void learner_views_batch(float *out, const struct learner_samples *samples,
-                         const struct delta_arch *arch, const uint32_t *index, size_t n);
+#define LEARNER_VIEWS_MAX 1024 /* of a batch */
 
 /* MISMATCH unless the images have the size that the model takes. */
 DELTA_MUST_USE enum delta_status learner_samples_check(const struct learner_samples *samples,

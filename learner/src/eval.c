@@ -3,6 +3,7 @@
 
 #include "delta/clock.h"
 #include "embed.h"
+#include "feed.h"
 #include "learner/learn.h"
 
 void learner_scores_release(struct learner_scores *scores)
@@ -37,15 +38,17 @@ static enum delta_status classify_all(struct learner_scores *scores, struct lear
 {
     const size_t batch = learner_net_batch(net);
     uint32_t *index = delta_calloc(batch, sizeof *index);
+    struct learner_feed feed;
     enum delta_status st = DELTA_OK;
 
     if (!index)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory for an evaluation");
+    learner_feed_init(&feed, net, samples, arch, false);
     for (size_t at = 0; !st && at < samples->count; at += batch) {
         const size_t n = samples->count - at < batch ? samples->count - at : batch;
         for (size_t i = 0; i < n; i++)
             index[i] = (uint32_t)(at + i);
-        learner_samples_batch(learner_net_input(net), samples, arch, index, n, NULL);
+        learner_feed_load(&feed, index, n);
         st = learner_net_forward(net, n, LEARNER_INFER, err);
         if (st)
             break;
@@ -53,6 +56,7 @@ static enum delta_status classify_all(struct learner_scores *scores, struct lear
         st = learner_budget_tick(budget, "evaluation", (double)(at + n), (double)samples->count,
                                  err);
     }
+    learner_feed_release(&feed);
     free(index);
     return st;
 }

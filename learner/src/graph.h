@@ -28,7 +28,7 @@ struct learner_net_stage {
     size_t images;    /* of the last pass */
     bool input_there; /* on the device already */
     bool grad_there;
-    bool features_there; /* in host memory already */
+    bool logits_there, features_there; /* in host memory already */
 };
 
 struct learner_op_list {
@@ -71,12 +71,17 @@ struct learner_net {
     struct learner_net_stage stage; /* what a device apart exchanges with the host */
     uint64_t weights_version;
     struct learner_pass last; /* the latest forward pass; n 0: none to go back from */
+    bool from_records;        /* it began above the frozen prefix */
 
     struct learner_op_list forward;  /* with what backward needs */
     struct learner_op_list backward; /* empty unless train */
     struct learner_op_list infer;    /* fused where the device can */
     size_t forward_live;             /* the first of `forward` that belongs to a live layer */
 };
+
+/* Why the last forward pass `pass` gave numbers that are not finite: NONFINITE, with the layer. */
+enum delta_status learner_net_blame(struct learner_net *net, const struct learner_pass *pass,
+                                    struct delta_error *err);
 
 /* Whether another layer's output must be in memory as a whole (see y above). */
 bool learner_graph_is_lazy(const struct learner_net *net, size_t layer);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "embed.h"
+#include "feed.h"
 #include "graph.h"
 #include "net_device.h"
 
@@ -71,16 +72,18 @@ static enum delta_status accumulate(struct learner_importance *items, size_t cou
 {
     const size_t batch = learner_net_batch(net);
     struct learner_loss_sum sum;
+    struct learner_feed feed;
     int32_t *labels = delta_calloc(batch, sizeof *labels);
     enum delta_status st = DELTA_OK;
 
     if (!labels)
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    learner_feed_init(&feed, net, old, &model->arch, false);
     for (size_t at = 0; !st && at < total; at += batch) {
         const size_t n = total - at < batch ? total - at : batch;
         for (size_t i = 0; i < n; i++)
             labels[i] = outputs[known[at + i]];
-        learner_samples_batch(learner_net_input(net), old, &model->arch, known + at, n, NULL);
+        learner_feed_load(&feed, known + at, n);
         st = learner_net_forward(net, n, LEARNER_TRAIN_EVAL, err);
         if (st)
             break;
@@ -94,6 +97,7 @@ static enum delta_status accumulate(struct learner_importance *items, size_t cou
             break;
         st = learner_budget_tick(budget, "importance", (double)(at + n), (double)total, err);
     }
+    learner_feed_release(&feed);
     free(labels);
     return st;
 }

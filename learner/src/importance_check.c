@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "embed.h"
+#include "feed.h"
 #include "importance.h"
 #include "learner/loss.h"
 #include "rng.h"
@@ -15,13 +16,14 @@ struct probe {
 
 struct check {
     struct learner_net *net;
+    struct learner_feed feed;
     const struct delta_model *model;
     const struct learner_samples *old;
     int32_t *outputs;
     size_t known; /* images of classes that the model has */
 };
 
-static enum delta_status loss_now(double *out, const struct check *check, struct delta_error *err)
+static enum delta_status loss_now(double *out, struct check *check, struct delta_error *err)
 {
     const size_t batch = learner_net_batch(check->net), classes = check->model->class_count;
     uint32_t *index = delta_calloc(batch, sizeof *index);
@@ -34,8 +36,7 @@ static enum delta_status loss_now(double *out, const struct check *check, struct
         const size_t n = check->old->count - at < batch ? check->old->count - at : batch;
         for (size_t i = 0; i < n; i++)
             index[i] = (uint32_t)(at + i);
-        learner_samples_batch(learner_net_input(check->net), check->old, &check->model->arch, index,
-                              n, NULL);
+        learner_feed_load(&check->feed, index, n);
         st = learner_net_forward(check->net, n, LEARNER_INFER, err);
         if (!st)
             sum += (double)n * learner_loss_ce(learner_net_logits(check->net), check->outputs + at,
@@ -100,7 +101,7 @@ static double rank_correlation(struct probe *probes, size_t count)
     return 1 - 6 * sum / ((double)count * ((double)count * (double)count - 1));
 }
 
-static enum delta_status probe_all(struct probe *probes, size_t weights, const struct check *check,
+static enum delta_status probe_all(struct probe *probes, size_t weights, struct check *check,
                                    const struct learner_importance *items, size_t count,
                                    const struct learner_budget *budget, struct delta_error *err)
 {
@@ -153,12 +154,15 @@ enum delta_status learner_importance_measure(struct learner_importance_check *ou
         st = learner_importance_gradient(&items, &count, model, old, budget, err);
     if (!st)
         st = learner_net_new(&check.net, model, &options, err);
-    if (!st)
+    if (!st) {
+        learner_feed_init(&check.feed, check.net, old, &model->arch, true);
         st = probe_all(probes, weights, &check, items, count, budget, err);
+    }
     if (!st)
         *out = (struct learner_importance_check){
             weights, check.known, rank_correlation(probes, weights),
             (double)check.known * (1 + (double)(weights + 1) / 3)};
+    learner_feed_release(&check.feed);
     learner_net_free(check.net);
     learner_importance_free(items, count);
     free(check.outputs);

@@ -335,20 +335,28 @@ size_t learner_net_memory_bytes(const struct learner_net *net)
            net->stage.bytes + net->device->ops->memory_bytes(net->device);
 }
 
+static const struct learner_op_list *list_of(const struct learner_net *net, enum learner_mode mode)
+{
+    return mode == LEARNER_INFER && net->infer.count ? &net->infer : &net->forward;
+}
+
 /* The slow way, after something went wrong: most outputs are overwritten by now, so computes once
  * more and looks at each. */
-static enum delta_status blame_layer(struct learner_net *net, const struct learner_op *ops,
-                                     size_t count, const struct learner_pass *pass,
-                                     struct delta_error *err)
+enum delta_status learner_net_blame(struct learner_net *net, const struct learner_pass *pass,
+                                    struct delta_error *err)
 {
+    const struct learner_op_list *list = list_of(net, pass->mode);
     const struct learner_op *blamed = NULL;
 
+    if (!net->from_records && !learner_net_input_is_finite(net, pass->n))
+        return delta_fail(err, DELTA_NONFINITE, "the input holds a number that is not finite");
     if (net->group.images)
         blamed = learner_group_run(net, pass, true);
-    for (size_t i = 0; !net->group.images && !blamed && i < count; i++) {
-        net->device->ops->run(net->device, &ops[i], pass);
-        if (!learner_net_result_is_finite(net, &ops[i], pass->n))
-            blamed = &ops[i];
+    for (size_t i = net->from_records ? net->forward_live : 0;
+         !net->group.images && !blamed && i < list->count; i++) {
+        net->device->ops->run(net->device, &list->items[i], pass);
+        if (!learner_net_result_is_finite(net, &list->items[i], pass->n))
+            blamed = &list->items[i];
     }
     if (blamed)
         return delta_fail(err, DELTA_NONFINITE, "layer '%s' gives a number that is not finite",
@@ -370,8 +378,9 @@ static enum delta_status check_pass(const struct learner_net *net, size_t n, enu
     return DELTA_OK;
 }
 
+/* later: nothing is looked at yet where the device is apart */
 static enum delta_status run_forward(struct learner_net *net, const struct learner_op *ops,
-                                     size_t count, size_t n, enum learner_mode mode,
+                                     size_t count, size_t n, enum learner_mode mode, bool later,
                                      struct delta_error *err)
 {
     const struct learner_pass pass = {
@@ -382,28 +391,41 @@ static enum delta_status run_forward(struct learner_net *net, const struct learn
     else
         learner_net_run(net, ops, count, &pass);
     net->last = mode == LEARNER_INFER ? (struct learner_pass){0} : pass;
+    if (later && net->device->ops->remote) {
+        learner_net_leave_outputs(net, n);
+        return DELTA_OK;
+    }
     const enum delta_status st = learner_net_take_outputs(net, n, err);
     if (st)
         return st;
     if (!learner_all_finite(learner_net_logits(net), n * net->class_count))
-        return blame_layer(net, ops, count, &pass, err);
+        return learner_net_blame(net, &pass, err);
     return DELTA_OK;
+}
+
+static enum delta_status forward_whole(struct learner_net *net, size_t n, enum learner_mode mode,
+                                       bool later, struct delta_error *err)
+{
+    const struct learner_op_list *list = list_of(net, mode);
+    const enum delta_status st = check_pass(net, n, mode, err);
+
+    if (st)
+        return st;
+    net->from_records = false;
+    learner_net_give_input(net, n);
+    return run_forward(net, list->items, list->count, n, mode, later, err);
 }
 
 enum delta_status learner_net_forward(struct learner_net *net, size_t n, enum learner_mode mode,
                                       struct delta_error *err)
 {
-    const struct learner_op_list *list =
-        mode == LEARNER_INFER && net->infer.count ? &net->infer : &net->forward;
-    enum delta_status st = check_pass(net, n, mode, err);
+    return forward_whole(net, n, mode, false, err);
+}
 
-    if (st)
-        return st;
-    learner_net_give_input(net, n);
-    st = run_forward(net, list->items, list->count, n, mode, err);
-    if (st == DELTA_NONFINITE && !learner_net_input_is_finite(net, n))
-        return delta_fail(err, DELTA_NONFINITE, "the input holds a number that is not finite");
-    return st;
+enum delta_status learner_net_forward_begin(struct learner_net *net, size_t n,
+                                            enum learner_mode mode, struct delta_error *err)
+{
+    return forward_whole(net, n, mode, true, err);
 }
 
 size_t learner_net_prefix_count(const struct learner_net *net)
@@ -433,19 +455,57 @@ double learner_net_prefix_share(const struct learner_net *net)
     return net->prefix_count && all > 0 ? below / all : 0;
 }
 
+static enum delta_status check_from(const struct learner_net *net, size_t n, enum learner_mode mode,
+                                    struct delta_error *err)
+{
+    if (!net->prefix_count)
+        return delta_fail(err, DELTA_INTERNAL, "forward: this net has no frozen prefix");
+    return check_pass(net, n, mode, err);
+}
+
+/* What the layers below have to say is in place. */
+static enum delta_status run_live(struct learner_net *net, size_t n, enum learner_mode mode,
+                                  bool later, struct delta_error *err)
+{
+    net->from_records = true;
+    return run_forward(net, net->forward.items + net->forward_live,
+                       net->forward.count - net->forward_live, n, mode, later, err);
+}
+
 enum delta_status learner_net_forward_from(struct learner_net *net, const float *const *records,
                                            size_t n, enum learner_mode mode,
                                            struct delta_error *err)
 {
-    const enum delta_status st = check_pass(net, n, mode, err);
+    const enum delta_status st = check_from(net, n, mode, err);
 
     if (st)
         return st;
-    if (!net->prefix_count)
-        return delta_fail(err, DELTA_INTERNAL, "forward: this net has no frozen prefix");
     learner_net_give_prefix(net, records, n);
-    return run_forward(net, net->forward.items + net->forward_live,
-                       net->forward.count - net->forward_live, n, mode, err);
+    return run_live(net, n, mode, false, err);
+}
+
+enum delta_status learner_net_forward_from_begin(struct learner_net *net,
+                                                 const float *const *records, size_t n,
+                                                 enum learner_mode mode, struct delta_error *err)
+{
+    const enum delta_status st = check_from(net, n, mode, err);
+
+    if (st)
+        return st;
+    learner_net_give_prefix(net, records, n);
+    return run_live(net, n, mode, true, err);
+}
+
+enum delta_status learner_net_forward_table(struct learner_net *net, float *table,
+                                            const uint32_t *rows, size_t n, enum learner_mode mode,
+                                            struct delta_error *err)
+{
+    const enum delta_status st = check_from(net, n, mode, err);
+
+    if (st)
+        return st;
+    learner_net_give_rows(net, table, rows, n);
+    return run_live(net, n, mode, true, err);
 }
 
 enum delta_status learner_net_backward(struct learner_net *net, size_t n, struct delta_error *err)

@@ -90,7 +90,13 @@ float *learner_net_input(struct learner_net *net)
 
 const float *learner_net_logits(const struct learner_net *net)
 {
-    return remote_of(net) ? net->stage.logits : logits_of(net);
+    if (!remote_of(net))
+        return logits_of(net);
+    if (!net->stage.logits_there)
+        remote_of(net)->download(net->device, net->stage.logits, logits_of(net),
+                                 net->stage.images * net->class_count * sizeof(float));
+    ((struct learner_net *)net)->stage.logits_there = true;
+    return net->stage.logits;
 }
 
 const float *learner_net_features(const struct learner_net *net)
@@ -155,18 +161,20 @@ bool learner_net_input_is_finite(const struct learner_net *net, size_t n)
     return learner_all_finite(remote_of(net) ? net->stage.input : net->input, n * input_count(net));
 }
 
+void learner_net_leave_outputs(struct learner_net *net, size_t n)
+{
+    net->stage.images = n;
+    net->stage.logits_there = net->stage.features_there = false;
+}
+
 enum delta_status learner_net_take_outputs(struct learner_net *net, size_t n,
                                            struct delta_error *err)
 {
-    const struct learner_remote_ops *remote = remote_of(net);
-
-    if (!remote)
+    if (!remote_of(net))
         return DELTA_OK;
-    remote->download(net->device, net->stage.logits, logits_of(net),
-                     n * net->class_count * sizeof(float));
-    net->stage.images = n;
-    net->stage.features_there = false;
-    return remote->sync(net->device, err);
+    learner_net_leave_outputs(net, n);
+    learner_net_logits(net);
+    return remote_of(net)->sync(net->device, err);
 }
 
 bool learner_net_result_is_finite(struct learner_net *net, const struct learner_op *op, size_t n)
@@ -224,9 +232,34 @@ void learner_net_loss(struct learner_net *net, const struct learner_loss *loss, 
         learner_loss_here(loss, logits_of(net), n, net->class_count, net->logits_grad, out);
         return;
     }
-    remote_of(net)->loss(net->device, loss, logits_of(net), n, net->class_count, net->logits_grad,
-                         out);
+    struct learner_outcome outcome;
+    remote_of(net)->loss(net->device, loss, logits_of(net), n, net->class_count, net->logits_grad);
+    remote_of(net)->outcome(net->device, NULL, 0, &outcome);
+    *out = outcome.sum;
     net->stage.grad_there = true;
+}
+
+enum delta_status learner_net_learn(struct learner_net *net, const struct learner_loss *loss,
+                                    size_t n, struct learner_outcome *out, struct delta_error *err)
+{
+    const struct learner_remote_ops *remote = remote_of(net);
+    const struct learner_pass pass = net->last;
+    enum delta_status st;
+
+    if (!remote) {
+        *out = (struct learner_outcome){.logits_finite = true, .grads_finite = true};
+        learner_net_loss(net, loss, n, &out->sum);
+        return learner_net_backward(net, n, err);
+    }
+    remote->loss(net->device, loss, logits_of(net), n, net->class_count, net->logits_grad);
+    net->stage.grad_there = true;
+    st = learner_net_backward(net, n, err);
+    remote->outcome(net->device, net->grads, net->grad_count, out);
+    if (!st)
+        st = remote->sync(net->device, err);
+    if (!st && !out->logits_finite)
+        st = learner_net_blame(net, &pass, err);
+    return st;
 }
 
 /* ---- the frozen prefix; a record holds an image's outputs of all boundary layers ---- */
@@ -267,6 +300,49 @@ void learner_net_prefix_read(const struct learner_net *net, float *out, size_t n
         for (size_t i = 0; i < n; i++)
             memcpy(out + i * net->prefix_count + at, from + i * count, count * sizeof *out);
     }
+}
+
+/* ---- the same in a table on the device ---- */
+
+float *learner_net_table(struct learner_net *net, size_t rows, size_t most)
+{
+    const struct learner_remote_ops *remote = remote_of(net);
+
+    if (!remote || !net->prefix_count)
+        return NULL;
+    const size_t each = is_float(net, 0) ? sizeof(float) : remote->activation_bytes(net->device);
+    const size_t bytes = rows * net->prefix_count * each,
+                 half = remote->free_bytes(net->device) / 2;
+    if (bytes > most || bytes > half)
+        return NULL;
+    return learner_net_block(net, bytes / sizeof(float) + 1);
+}
+
+/* A table has features alone, or activations alone: what lies above the features is the head. */
+static void move_rows(struct learner_net *net, float *table, const uint32_t *rows, size_t n,
+                      bool keep)
+{
+    for (size_t b = 0, at = 0; b < net->boundary_count; at += boundary_count(net, b++))
+        remote_of(net)->rows(net->device,
+                             &(struct learner_rows){.table = (char *)table,
+                                                    .index = rows,
+                                                    .images = net->memory[net->boundary[b]].y,
+                                                    .n = n,
+                                                    .count = boundary_count(net, b),
+                                                    .at = at,
+                                                    .row = net->prefix_count,
+                                                    .exact = is_float(net, b),
+                                                    .keep = keep});
+}
+
+void learner_net_table_keep(struct learner_net *net, float *table, const uint32_t *rows, size_t n)
+{
+    move_rows(net, table, rows, n, true);
+}
+
+void learner_net_give_rows(struct learner_net *net, float *table, const uint32_t *rows, size_t n)
+{
+    move_rows(net, table, rows, n, false);
 }
 
 void learner_net_give_prefix(struct learner_net *net, const float *const *records, size_t n)

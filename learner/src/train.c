@@ -36,6 +36,7 @@ static void trainer_release(struct trainer *trainer)
 {
     learner_sgd_free(trainer->sgd);
     learner_augment_release(&trainer->augment);
+    learner_feed_release(&trainer->feed);
     if (trainer->net) {
         learner_gather_free(trainer->net, trainer->sum);
         learner_net_block_free(trainer->net, trainer->average);
@@ -198,9 +199,11 @@ static enum delta_status trainer_init(struct trainer *trainer, struct delta_erro
         st = learner_sgd_new(&trainer->sgd, trainer->net, NULL, &sgd_options, err);
     if (!st)
         st = make_blocks(trainer, err);
-    if (!st)
-        learner_augment_place(&trainer->augment, trainer->net);
-    return st;
+    if (st)
+        return st;
+    learner_feed_init(&trainer->feed, trainer->net, trainer->samples, &trainer->model->arch, true);
+    learner_augment_place(&trainer->augment, &trainer->feed);
+    return DELTA_OK;
 }
 
 /* ---- the run ---- */
@@ -411,8 +414,7 @@ static enum delta_status store(struct trainer *trainer, struct delta_model *mode
 
     learner_train_swap(trainer);
     /* the last step could have been the one that diverged */
-    learner_samples_batch(learner_net_input(trainer->net), trainer->samples, &model->arch,
-                          trainer->order, 1, NULL);
+    learner_feed_load(&trainer->feed, trainer->order, 1);
     st = learner_net_forward(trainer->net, 1, LEARNER_INFER, err);
     if (st == DELTA_NONFINITE)
         return blame_step(trainer, trainer->status.step, clockwork->saved_step, err);

@@ -8,11 +8,8 @@
 enum stream { STREAM_AUGMENT = 12 };
 
 /* Gradients come from the back: the last layer that is wrong is where it began. */
-static enum delta_status check_gradients(struct learner_net *net, struct delta_error *err)
+static enum delta_status blame_gradient(struct learner_net *net, struct delta_error *err)
 {
-    if (net->device->ops->remote && /* one question instead of a hundred */
-        learner_device_finite(net->device, net->grads, net->grad_count))
-        return learner_device_sync(net->device, err);
     for (size_t i = learner_net_param_count(net); i-- > 0;) {
         const struct learner_param *param = learner_net_param(net, i);
         if (param->grad && !learner_device_finite(net->device, param->grad, param->count))
@@ -21,6 +18,17 @@ static enum delta_status check_gradients(struct learner_net *net, struct delta_e
                               param->name);
     }
     return DELTA_OK;
+}
+
+/* told: a device apart has looked at the gradients of the only pass there was */
+static enum delta_status check_gradients(struct learner_net *net, const bool *told,
+                                         struct delta_error *err)
+{
+    const bool apart = net->device->ops->remote != NULL;
+
+    if (apart && (told ? *told : learner_device_finite(net->device, net->grads, net->grad_count)))
+        return told ? DELTA_OK : learner_device_sync(net->device, err);
+    return blame_gradient(net, err);
 }
 
 static size_t count_correct(const struct learner_net *net, const int32_t *labels, size_t n)
@@ -36,35 +44,38 @@ static size_t count_correct(const struct learner_net *net, const int32_t *labels
 
 /* One pass over n of the step's `whole` images. */
 static enum delta_status run_pass(struct trainer *trainer, const uint32_t *index, size_t n,
-                                  size_t whole, struct learner_rng *rng, struct delta_error *err)
+                                  size_t whole, struct learner_rng *rng, bool *grads_finite,
+                                  struct delta_error *err)
 {
     struct learner_augment *augment = &trainer->augment;
-    float *input = augment->placed ? NULL : learner_net_input(trainer->net);
+    float *input = augment->feed ? NULL : learner_net_input(trainer->net);
     const double share = learner_augment_load(augment, input, index, n, rng);
-    struct learner_loss_sum sum;
+    struct learner_outcome outcome;
     enum delta_status st;
 
     for (size_t i = 0; i < n; i++) {
         trainer->labels[i] = trainer->outputs[index[i]];
         trainer->others[i] = trainer->outputs[index[n - 1 - i]];
     }
-    st = learner_net_forward(trainer->net, n, LEARNER_TRAIN, err);
+    const struct learner_loss loss = {.labels = trainer->labels,
+                                      .soft = true,
+                                      .others = share < 1 ? trainer->others : NULL,
+                                      .share = share,
+                                      .smoothing = trainer->options->label_smoothing,
+                                      .scale = (double)n / (double)whole};
+    st = learner_net_forward_begin(trainer->net, n, LEARNER_TRAIN, err);
+    if (!st)
+        st = learner_net_learn(trainer->net, &loss, n, &outcome, err);
     if (st)
         return st;
-    learner_net_loss(trainer->net,
-                     &(struct learner_loss){.labels = trainer->labels,
-                                            .soft = true,
-                                            .others = share < 1 ? trainer->others : NULL,
-                                            .share = share,
-                                            .smoothing = trainer->options->label_smoothing,
-                                            .scale = (double)n / (double)whole},
-                     n, &sum);
-    if (!(sum.loss - sum.loss == 0))
+    const struct learner_loss_sum *sum = &outcome.sum;
+    if (!(sum->loss - sum->loss == 0))
         return delta_fail(err, DELTA_NONFINITE, "the loss is not a finite number");
-    trainer->loss_sum += sum.loss * (double)n;
-    trainer->correct += (double)sum.correct;
+    trainer->loss_sum += sum->loss * (double)n;
+    trainer->correct += (double)sum->correct;
     trainer->seen += n;
-    return learner_net_backward(trainer->net, n, err);
+    *grads_finite = outcome.grads_finite;
+    return DELTA_OK;
 }
 
 enum delta_status learner_train_step(struct trainer *trainer, const uint32_t *index, size_t n,
@@ -72,6 +83,7 @@ enum delta_status learner_train_step(struct trainer *trainer, const uint32_t *in
 {
     const size_t passes = learner_gather_passes(n, trainer->micro);
     struct learner_rng rng;
+    bool grads_finite = true;
     enum delta_status st = DELTA_OK;
 
     learner_rng_init(&rng, trainer->budget->seed,
@@ -79,12 +91,12 @@ enum delta_status learner_train_step(struct trainer *trainer, const uint32_t *in
     for (size_t i = 0; !st && i < passes; i++) {
         /* of nearly equal size: batch statistics of a few images left over are noise */
         const size_t first = n * i / passes, end = n * (i + 1) / passes;
-        st = run_pass(trainer, index + first, end - first, n, &rng, err);
+        st = run_pass(trainer, index + first, end - first, n, &rng, &grads_finite, err);
         if (!st && passes > 1)
             learner_gather(trainer->net, trainer->sum, i == 0, i + 1 == passes);
     }
     if (!st)
-        st = check_gradients(trainer->net, err);
+        st = check_gradients(trainer->net, passes > 1 ? NULL : &grads_finite, err);
     if (st)
         return st;
     learner_sgd_step(trainer->sgd, lr);
@@ -104,8 +116,7 @@ enum delta_status learner_train_test(struct trainer *trainer, struct delta_error
     for (size_t at = 0; !st && at < trainer->held_count; at += trainer->micro) {
         const size_t left = trainer->held_count - at;
         const size_t n = left < trainer->micro ? left : trainer->micro;
-        learner_samples_batch(learner_net_input(trainer->net), trainer->samples,
-                              &trainer->model->arch, trainer->held + at, n, NULL);
+        learner_feed_load(&trainer->feed, trainer->held + at, n);
         for (size_t i = 0; i < n; i++)
             trainer->labels[i] = trainer->outputs[trainer->held[at + i]];
         st = learner_net_forward(trainer->net, n, LEARNER_INFER, err);

@@ -20,6 +20,7 @@ struct trainer {
 
     struct learner_net *net;
     struct learner_sgd *sgd;
+    struct learner_feed feed;
     struct learner_augment augment;
     size_t micro;     /* images per pass; several passes make a batch when memory is short */
     float *sum;       /* gradients of the earlier passes of a step (gather.h); NULL: one pass */

@@ -52,12 +52,12 @@ enum delta_status learner_start_rows(struct learner_task *task, struct delta_err
 
 static void tuner_release(struct tuner *tuner)
 {
+    learner_tune_data_release(&tuner->data);
     if (tuner->net) {
         learner_gather_free(tuner->net, tuner->sum);
         learner_net_block_free(tuner->net, tuner->average);
     }
     learner_net_free(tuner->net);
-    learner_tune_data_release(&tuner->data);
     free(tuner->order);
     free(tuner->targets);
     free(tuner->offsets);
@@ -115,19 +115,21 @@ static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *ta
         st = tuner_buffers(tuner, teacher, err);
     if (!st)
         st = learner_net_new(&tuner->net, task->model, &options, err);
+    if (!st)
+        learner_tune_data_feed(&tuner->data, tuner->net, &task->model->arch, epochs > 1);
     if (!st && micro < task->options->batch) {
         tuner->sum = learner_gather_new(tuner->net);
         if (!tuner->sum)
             st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
     }
     if (!st && extra->prefix)
-        st = learner_tune_data_take(&tuner->data, extra->prefix, tuner->net, micro, task->budget,
-                                    err);
+        st = learner_tune_data_take(&tuner->data, extra->prefix, micro, task->budget, err);
     else if (!st && (epochs > 1 || extra->after))
-        st = learner_tune_data_cache(&tuner->data, tuner->net, micro, task->budget, err);
+        st = learner_tune_data_cache(&tuner->data, micro, task->budget, err);
     if (st)
         return st;
-    tuner->pass_cost = tuner->data.cache ? 1 - learner_net_prefix_share(tuner->net) : 1;
+    tuner->pass_cost =
+        learner_tune_data_caches(&tuner->data) ? 1 - learner_net_prefix_share(tuner->net) : 1;
     if (!distil)
         return DELTA_OK;
     tuner->data.teacher = extra->known;
@@ -137,14 +139,15 @@ static enum delta_status tuner_init(struct tuner *tuner, struct learner_task *ta
     return learner_tune_data_teach(&tuner->data, teacher, task->budget, err);
 }
 
-/* Loss gradient of n of a batch's `whole` images into the net's logit gradients. */
-static void loss_gradient(struct tuner *tuner, const struct learner_tune_phase *phase,
-                          const uint32_t *index, size_t n, size_t whole)
+/* Loss and gradients of n of a batch's `whole` images, after their forward pass. */
+static enum delta_status learn_pass(struct tuner *tuner, const struct learner_tune_phase *phase,
+                                    const uint32_t *index, size_t n, size_t whole,
+                                    struct delta_error *err)
 {
     const struct learner_increment_options *options = tuner->task->options;
     const struct learner_embedding *teacher = phase->distil ? tuner->data.teacher : NULL;
     const double share = (double)n / (double)whole;
-    struct learner_loss_sum sum;
+    struct learner_outcome outcome;
     int32_t labels[LEARNER_VIEWS_MAX];
     const struct learner_loss loss = {.labels = labels,
                                       .offset = tuner->offsets,
@@ -161,7 +164,7 @@ static void loss_gradient(struct tuner *tuner, const struct learner_tune_phase *
     for (size_t i = 0; teacher && i < n; i++)
         memcpy(tuner->targets + i * loss.old, teacher->logits + index[i] * loss.old,
                loss.old * sizeof *tuner->targets);
-    learner_net_loss(tuner->net, &loss, n, &sum);
+    return learner_net_learn(tuner->net, &loss, n, &outcome, err);
 }
 
 static enum delta_status run_batch(struct tuner *tuner, const struct learner_tune_phase *phase,
@@ -172,12 +175,9 @@ static enum delta_status run_batch(struct tuner *tuner, const struct learner_tun
 
     for (size_t i = 0; !st && i < passes; i++) {
         const size_t first = n * i / passes, count = n * (i + 1) / passes - first;
-        st = learner_tune_data_forward(&tuner->data, tuner->net, &tuner->task->model->arch,
-                                       index + first, count, err);
-        if (st)
-            break;
-        loss_gradient(tuner, phase, index + first, count, n);
-        st = learner_net_backward(tuner->net, count, err);
+        st = learner_tune_data_forward(&tuner->data, index + first, count, err);
+        if (!st)
+            st = learn_pass(tuner, phase, index + first, count, n, err);
         if (!st && passes > 1)
             learner_gather(tuner->net, tuner->sum, i == 0, i + 1 == passes);
     }
@@ -405,8 +405,7 @@ enum delta_status learner_tune_with(struct learner_task *task,
     if (!st && extra->after) {
         task->image_passes +=
             tuner.pass_cost / 3 * (double)(tuner.data.views * tuner.data.pool.count);
-        st = learner_tune_data_embed(extra->after, &tuner.data, tuner.net, &task->model->arch,
-                                     &tuner.patient, err);
+        st = learner_tune_data_embed(extra->after, &tuner.data, &tuner.patient, err);
     }
     if (!st)
         st = learner_net_store(tuner.net, task->model, err);

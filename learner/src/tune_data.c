@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph.h"
+#include "net_device.h"
+
 /* For what a frozen prefix makes of the images, in memory; what does not fit goes to a file. Under
  * a memory budget a part of that. */
 #define CACHE_BYTES ((size_t)256 << 20)
@@ -29,7 +32,11 @@ void learner_tune_data_release(struct learner_tune_data *data)
 {
     learner_samples_release(&data->pool);
     learner_embedding_release(&data->own);
+    if (data->net)
+        learner_net_block_free(data->net, data->table);
+    learner_feed_release(&data->feed);
     learner_cache_free(data->cache);
+    free(data->in_table);
     free(data->records);
     free(data->labels);
 }
@@ -49,16 +56,35 @@ size_t learner_tune_data_cache_bytes(const struct learner_budget *budget, size_t
     return all < room ? all : room;
 }
 
-enum delta_status learner_tune_data_cache(struct learner_tune_data *data,
-                                          const struct learner_net *net, size_t micro,
+void learner_tune_data_feed(struct learner_tune_data *data, struct learner_net *net,
+                            const struct delta_arch *arch, bool again)
+{
+    data->net = net;
+    learner_feed_init(&data->feed, net, &data->pool, arch, again);
+}
+
+bool learner_tune_data_caches(const struct learner_tune_data *data)
+{
+    return data->table || data->cache;
+}
+
+enum delta_status learner_tune_data_cache(struct learner_tune_data *data, size_t micro,
                                           const struct learner_budget *budget,
                                           struct delta_error *err)
 {
-    const size_t floats = learner_net_prefix_count(net);
+    const size_t floats = learner_net_prefix_count(data->net);
+    const size_t records = data->views * data->pool.count;
     struct delta_error no_cache = DELTA_ERROR_INIT;
 
-    if (!floats || learner_cache_new(&data->cache, data->views * data->pool.count, floats,
-                                     cache_room(budget), NULL, &no_cache))
+    if (!floats || !records)
+        return DELTA_OK;
+    data->in_table = delta_calloc(records, sizeof *data->in_table);
+    if (!data->in_table)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory for training");
+    data->table =
+        learner_net_table(data->net, records, budget->memory_bytes ? cache_room(budget) : SIZE_MAX);
+    if (data->table ||
+        learner_cache_new(&data->cache, records, floats, cache_room(budget), NULL, &no_cache))
         return DELTA_OK;
     data->records = delta_calloc(micro * floats, sizeof *data->records);
     if (!data->records)
@@ -89,29 +115,30 @@ enum delta_status learner_prefix_embed(struct learner_embedding *out, struct lea
 
     if (!st)
         st = learner_net_new(&net, task->base, &options, err);
-    if (!st)
-        st = learner_tune_data_cache(&data, net, micro, task->budget, err);
-    if (!st)
-        st = learner_tune_data_embed(out, &data, net, &task->base->arch, task->budget, err);
     if (!st) {
+        learner_tune_data_feed(&data, net, &task->base->arch, false);
+        st = learner_tune_data_cache(&data, micro, task->budget, err);
+    }
+    if (!st)
+        st = learner_tune_data_embed(out, &data, task->budget, err);
+    if (!st && data.cache) { /* a table on a device apart goes with its net */
         *prefix = (struct learner_prefix){data.cache, learner_net_prefix_layers(net),
                                           learner_net_prefix_count(net)};
         data.cache = NULL;
     }
-    learner_net_free(net);
     learner_tune_data_release(&data);
+    learner_net_free(net);
     return st;
 }
 
 enum delta_status learner_tune_data_take(struct learner_tune_data *data,
-                                         struct learner_prefix *prefix,
-                                         const struct learner_net *net, size_t micro,
+                                         struct learner_prefix *prefix, size_t micro,
                                          const struct learner_budget *budget,
                                          struct delta_error *err)
 {
-    if (!prefix->cache || prefix->floats != learner_net_prefix_count(net) ||
-        prefix->layers != learner_net_prefix_layers(net))
-        return learner_tune_data_cache(data, net, micro, budget, err);
+    if (!prefix->cache || prefix->floats != learner_net_prefix_count(data->net) ||
+        prefix->layers != learner_net_prefix_layers(data->net))
+        return learner_tune_data_cache(data, micro, budget, err);
     data->cache = prefix->cache; /* filled, so no records are on their way into it */
     prefix->cache = NULL;
     return DELTA_OK;
@@ -130,13 +157,38 @@ enum delta_status learner_tune_data_teach(struct learner_tune_data *data,
     return st;
 }
 
-enum delta_status learner_tune_data_forward(struct learner_tune_data *data, struct learner_net *net,
-                                            const struct delta_arch *arch, const uint32_t *index,
-                                            size_t n, struct delta_error *err)
+static enum delta_status forward_images(struct learner_tune_data *data, const uint32_t *index,
+                                        size_t n, struct delta_error *err)
+{
+    learner_feed_load(&data->feed, index, n);
+    return learner_net_forward_begin(data->net, n, LEARNER_TRAIN_EVAL, err);
+}
+
+static enum delta_status forward_table(struct learner_tune_data *data, const uint32_t *index,
+                                       size_t n, struct delta_error *err)
+{
+    bool kept = true;
+    enum delta_status st;
+
+    for (size_t i = 0; i < n; i++)
+        kept &= data->in_table[index[i]];
+    if (kept)
+        return learner_net_forward_table(data->net, data->table, index, n, LEARNER_TRAIN_EVAL, err);
+    st = forward_images(data, index, n, err);
+    if (st)
+        return st;
+    learner_net_table_keep(data->net, data->table, index, n);
+    for (size_t i = 0; i < n; i++)
+        data->in_table[index[i]] = true;
+    return DELTA_OK;
+}
+
+static enum delta_status forward_cache(struct learner_tune_data *data, const uint32_t *index,
+                                       size_t n, struct delta_error *err)
 {
     const float *records[LEARNER_VIEWS_MAX];
-    const size_t floats = learner_net_prefix_count(net);
-    bool kept = data->cache != NULL;
+    const size_t floats = learner_net_prefix_count(data->net);
+    bool kept = true;
     enum delta_status st;
 
     for (size_t i = 0; kept && i < n; i++) {
@@ -144,15 +196,14 @@ enum delta_status learner_tune_data_forward(struct learner_tune_data *data, stru
         records[i] = learner_cache_record(data->cache, index[i]);
     }
     if (kept) {
-        st = learner_net_forward_from(net, records, n, LEARNER_TRAIN_EVAL, err);
+        st = learner_net_forward_from_begin(data->net, records, n, LEARNER_TRAIN_EVAL, err);
         learner_cache_relax(data->cache);
         return st;
     }
-    learner_views_batch(learner_net_input(net), &data->pool, arch, index, n);
-    st = learner_net_forward(net, n, LEARNER_TRAIN_EVAL, err);
-    if (st || !data->cache)
+    st = forward_images(data, index, n, err);
+    if (st)
         return st;
-    learner_net_prefix_read(net, data->records, n);
+    learner_net_prefix_read(data->net, data->records, n);
     for (size_t i = 0; i < n; i++) {
         memcpy(learner_cache_record(data->cache, index[i]), data->records + i * floats,
                floats * sizeof *data->records);
@@ -162,12 +213,22 @@ enum delta_status learner_tune_data_forward(struct learner_tune_data *data, stru
     return DELTA_OK;
 }
 
+enum delta_status learner_tune_data_forward(struct learner_tune_data *data, const uint32_t *index,
+                                            size_t n, struct delta_error *err)
+{
+    if (data->table)
+        return forward_table(data, index, n, err);
+    if (data->cache)
+        return forward_cache(data, index, n, err);
+    return forward_images(data, index, n, err);
+}
+
 enum delta_status learner_tune_data_embed(struct learner_embedding *out,
-                                          struct learner_tune_data *data, struct learner_net *net,
-                                          const struct delta_arch *arch,
+                                          struct learner_tune_data *data,
                                           const struct learner_budget *budget,
                                           struct delta_error *err)
 {
+    struct learner_net *net = data->net;
     const size_t batch = learner_net_batch(net);
     struct learner_embedding made = {data->views * data->pool.count, learner_net_feature_count(net),
                                      learner_net_class_count(net), NULL, NULL};
@@ -182,7 +243,11 @@ enum delta_status learner_tune_data_embed(struct learner_embedding *out,
         const size_t n = made.count - at < batch ? made.count - at : batch;
         for (size_t i = 0; i < n; i++)
             index[i] = (uint32_t)(at + i);
-        st = learner_tune_data_forward(data, net, arch, index, n, err);
+        st = learner_tune_data_forward(data, index, n, err);
+        if (!st && !learner_all_finite(learner_net_logits(net), n * made.classes))
+            st = delta_fail(err, DELTA_NONFINITE, "the network gives a number that is not finite");
+        if (!st)
+            st = learner_device_sync(net->device, err);
         if (st)
             break;
         memcpy(made.features + at * made.d, learner_net_features(net), n * made.d * sizeof(float));

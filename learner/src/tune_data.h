@@ -6,6 +6,7 @@
 
 #include "cache.h"
 #include "embed.h"
+#include "feed.h"
 #include "method.h"
 
 struct learner_tune_data {
@@ -14,8 +15,14 @@ struct learner_tune_data {
     int32_t *labels;                         /* [pool.count]; -1: a class that the model lacks */
     const struct learner_embedding *teacher; /* [views * pool.count]; NULL: none */
     struct learner_embedding own;            /* what teacher points to when it was made here */
-    struct learner_cache *cache; /* of the frozen prefix; NULL: there is none, or no use for it */
-    float *records;              /* [micro, prefix] on their way into the cache */
+    struct learner_net *net;                 /* borrowed, from learner_tune_data_feed on */
+    struct learner_feed feed;                /* of the pool */
+    /* What the frozen prefix makes of a view: a table on a device apart that has room for it, else
+     * records on the host. Both NULL: there is no prefix, or no use for it */
+    float *table;
+    bool *in_table; /* [views * pool.count] */
+    struct learner_cache *cache;
+    float *records; /* [micro, prefix] on their way into the cache */
 };
 
 /*   replay   exemplars too
@@ -26,11 +33,18 @@ DELTA_MUST_USE enum delta_status learner_tune_data_init(struct learner_tune_data
                                                         struct delta_error *err);
 void learner_tune_data_release(struct learner_tune_data *data);
 
+/* From now on the images go into this net, which must live until the release. again: more than
+ * once */
+void learner_tune_data_feed(struct learner_tune_data *data, struct learner_net *net,
+                            const struct delta_arch *arch, bool again);
+
 /* Keeps records of the net's frozen prefix, where it has one, for passes of `micro` images. A lack
  * of room is no failure: the prefix is then computed each time. */
-DELTA_MUST_USE enum delta_status
-learner_tune_data_cache(struct learner_tune_data *data, const struct learner_net *net, size_t micro,
-                        const struct learner_budget *budget, struct delta_error *err);
+DELTA_MUST_USE enum delta_status learner_tune_data_cache(struct learner_tune_data *data,
+                                                         size_t micro,
+                                                         const struct learner_budget *budget,
+                                                         struct delta_error *err);
+bool learner_tune_data_caches(const struct learner_tune_data *data);
 
 /* Teacher logits of all views by `teacher`. */
 DELTA_MUST_USE enum delta_status learner_tune_data_teach(struct learner_tune_data *data,
@@ -38,10 +52,9 @@ DELTA_MUST_USE enum delta_status learner_tune_data_teach(struct learner_tune_dat
                                                          const struct learner_budget *budget,
                                                          struct delta_error *err);
 
-/* A forward pass over n views, with activations kept: from the cache when it has all of them. */
+/* A forward pass over n views, with activations kept: from the cache when it has all of them. What
+ * is not finite is told by learner_net_learn, to be called next. */
 DELTA_MUST_USE enum delta_status learner_tune_data_forward(struct learner_tune_data *data,
-                                                           struct learner_net *net,
-                                                           const struct delta_arch *arch,
                                                            const uint32_t *index, size_t n,
                                                            struct delta_error *err);
 
@@ -54,28 +67,27 @@ void learner_prefix_release(struct learner_prefix *prefix);
 
 /* Features and logits of the task's pool (new samples, then exemplars) by the base, keeping on the
  * way what the layers make of it that `plan` freezes below the lowest live one.
- *   prefix   empty at first; left empty where there is no room or nothing frozen
- *   fails    INTERRUPTED, NONFINITE, NO_MEMORY */
+ *   prefix   empty at first; left empty where there is no room, nothing frozen, or the device is
+ * apart fails    INTERRUPTED, NONFINITE, NO_MEMORY */
 DELTA_MUST_USE enum delta_status learner_prefix_embed(struct learner_embedding *out,
                                                       struct learner_prefix *prefix,
                                                       const struct learner_task *task,
                                                       const struct delta_model *plan, size_t views,
                                                       struct delta_error *err);
 
-/* Moves what was kept into the data, where it is this net's own prefix; else a cache is made as
- * below. */
+/* Moves what was kept into the data, where it is the prefix of the data's own net; else as
+ * learner_tune_data_cache. */
 DELTA_MUST_USE enum delta_status learner_tune_data_take(struct learner_tune_data *data,
-                                                        struct learner_prefix *prefix,
-                                                        const struct learner_net *net, size_t micro,
+                                                        struct learner_prefix *prefix, size_t micro,
                                                         const struct learner_budget *budget,
                                                         struct delta_error *err);
 
 /* Features and logits of all views with the net as it is now, through the cache.
  *   fails    INTERRUPTED, NONFINITE, NO_MEMORY */
-DELTA_MUST_USE enum delta_status
-learner_tune_data_embed(struct learner_embedding *out, struct learner_tune_data *data,
-                        struct learner_net *net, const struct delta_arch *arch,
-                        const struct learner_budget *budget, struct delta_error *err);
+DELTA_MUST_USE enum delta_status learner_tune_data_embed(struct learner_embedding *out,
+                                                         struct learner_tune_data *data,
+                                                         const struct learner_budget *budget,
+                                                         struct delta_error *err);
 
 /* Bytes of the cache for so many views. */
 size_t learner_tune_data_cache_bytes(const struct learner_budget *budget, size_t views,

@@ -16,6 +16,7 @@ static void cuda_close(struct learner_device *device)
     struct cuda *cuda = (struct cuda *)device;
     struct gpu *gpu = cuda->gpu;
 
+    gpu_wait(gpu);
     for (size_t i = 0; i < cuda->recording_count; i++)
         if (cuda->recordings[i].recording)
             gpu_recording_free(gpu, cuda->recordings[i].recording);
@@ -26,12 +27,14 @@ static void cuda_close(struct learner_device *device)
         gpu_free(gpu, cuda->packed[i].at);
     for (size_t i = 0; i < cuda->live_count; i++)
         gpu_free(gpu, cuda->lives[i].at);
-    void *blocks[] = {cuda->scratch, cuda->packet, cuda->bad};
+    void *blocks[] = {cuda->scratch, cuda->packet, cuda->results, cuda->bad};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         if (blocks[i])
             gpu_free(gpu, blocks[i]);
     if (cuda->host_packet)
         gpu_host_free(gpu, cuda->host_packet);
+    if (cuda->host_results)
+        gpu_host_free(gpu, cuda->host_results);
     gpu_close(gpu);
     free(cuda->packed);
     free(cuda->lives);
@@ -100,7 +103,7 @@ static size_t cuda_memory_bytes(const struct learner_device *device)
 {
     const struct cuda *cuda = (const struct cuda *)device;
 
-    return cuda->bytes + cuda->scratch_bytes + 2 * cuda->packet_bytes;
+    return cuda->bytes + cuda->scratch_bytes + 2 * (cuda->packet_bytes + cuda->results_bytes);
 }
 
 /* ---- what every operation uses ---- */

@@ -28,14 +28,14 @@ struct cuda_conv {
 /* A list of operations that was run once, then recorded. */
 struct cuda_recording {
     const struct learner_op *ops;
-    size_t count, n;
+    size_t count, n; /* n 0: not the operations, but the packing of their weights */
     enum learner_mode mode;
     bool backward;
     bool refused;
     struct gpu_recording *recording; /* NULL: not yet */
 };
 
-#define CUDA_RECORDINGS 16
+#define CUDA_RECORDINGS 24
 
 struct cuda {
     struct learner_device device;
@@ -58,7 +58,9 @@ struct cuda {
     size_t recording_count;
 
     char *packet, *host_packet; /* small things on their way, device and host */
-    size_t packet_bytes;
+    size_t packet_bytes, packet_used;
+    char *results, *host_results; /* of the latest loss, device and host */
+    size_t results_bytes, result_rows, result_blocks;
     unsigned *bad;
     size_t bytes; /* of all that prepare took */
     bool failed;  /* host memory ran out while something was listed */
@@ -91,8 +93,11 @@ DELTA_MUST_USE enum delta_status cuda_conv_check(const struct learner_op *op,
                                                  struct delta_error *err);
 void cuda_conv_forward(const struct cuda_job *job); /* CONV_NORM too */
 void cuda_conv_backward(const struct cuda_job *job);
-/* Makes the packed weights of an operation anew if they may have changed. */
-void cuda_conv_refresh(const struct cuda_job *job);
+/* Packed weights of an operation: whether they are of another version than the pass asks for;
+ * making them; writing down that they are of its version. */
+bool cuda_conv_is_stale(const struct cuda_job *job);
+void cuda_conv_pack(const struct cuda_job *job);
+void cuda_conv_packed(const struct cuda_job *job);
 
 /* ---- cuda_norm.c ---- */
 

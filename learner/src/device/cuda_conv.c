@@ -99,13 +99,20 @@ static bool needs_packing(const struct cuda_job *job)
     return !is_depthwise(job->op) && (job->cuda->narrow || job->op->kernel > 1);
 }
 
-void cuda_conv_refresh(const struct cuda_job *job)
+bool cuda_conv_is_stale(const struct cuda_job *job)
 {
-    const struct learner_op *op = job->op;
-    struct cuda_packed *packed = needs_packing(job) ? find_packed(job) : NULL;
+    const struct cuda_packed *packed = needs_packing(job) ? find_packed(job) : NULL;
     const uint64_t version = job->pass->weights_version;
 
-    if (!packed || (version && packed->version == version))
+    return packed && (!version || packed->version != version);
+}
+
+void cuda_conv_pack(const struct cuda_job *job)
+{
+    const struct learner_op *op = job->op;
+    const struct cuda_packed *packed = needs_packing(job) ? find_packed(job) : NULL;
+
+    if (!packed)
         return;
     const struct gpu_pack pack = {.from = op->weight,
                                   .to = packed->at,
@@ -114,8 +121,14 @@ void cuda_conv_refresh(const struct cuda_job *job)
                                   .taps = (unsigned)taps(op),
                                   .narrow = job->cuda->narrow};
     cuda_each(job->cuda, GPU_KERNEL_pack, op->out.c * op->in.c * taps(op), &pack);
-    if (!job->cuda->measured)
-        packed->version = version;
+}
+
+void cuda_conv_packed(const struct cuda_job *job)
+{
+    struct cuda_packed *packed = needs_packing(job) ? find_packed(job) : NULL;
+
+    if (packed)
+        packed->version = job->pass->weights_version;
 }
 
 /* [co, k k, ci], of the activations' type */
@@ -123,7 +136,11 @@ static const void *weights(const struct cuda_job *job)
 {
     if (!needs_packing(job))
         return job->op->weight;
-    cuda_conv_refresh(job);
+    if (cuda_conv_is_stale(job)) {
+        cuda_conv_pack(job);
+        if (!job->cuda->measured)
+            cuda_conv_packed(job);
+    }
     const struct cuda_packed *packed = find_packed(job);
     return packed ? packed->at : NULL;
 }

@@ -102,6 +102,14 @@ void gpu_free(struct gpu *gpu, void *block)
     gpu_check(gpu, cudaFree(block), "memory");
 }
 
+size_t gpu_free_bytes(struct gpu *gpu)
+{
+    size_t unused = 0, all = 0;
+
+    gpu_check(gpu, cudaMemGetInfo(&unused, &all), "memory");
+    return unused;
+}
+
 void *gpu_host_alloc(struct gpu *gpu, size_t bytes)
 {
     void *block = NULL;
@@ -147,6 +155,18 @@ void gpu_zero(struct gpu *gpu, void *to, size_t bytes)
 {
     if (bytes)
         gpu_check(gpu, cudaMemsetAsync(to, 0, bytes, gpu->stream), "fill");
+}
+
+void gpu_send(struct gpu *gpu, void *to, const void *host, size_t bytes)
+{
+    if (bytes)
+        gpu_check(gpu, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, gpu->stream),
+                  "copy");
+}
+
+void gpu_wait(struct gpu *gpu)
+{
+    gpu_check(gpu, cudaStreamSynchronize(gpu->stream), "computing");
 }
 
 /* ---- recordings ---- */

@@ -32,11 +32,15 @@ void *gpu_alloc(struct gpu *gpu, size_t bytes); /* zeroed, 256-byte aligned; NUL
 void gpu_free(struct gpu *gpu, void *block);
 void *gpu_host_alloc(struct gpu *gpu, size_t bytes); /* zeroed */
 void gpu_host_free(struct gpu *gpu, void *block);
-/* The first two return when the host's side may be used again. */
+size_t gpu_free_bytes(struct gpu *gpu);
+/* The first two wait: they return when the host's side may be used again. */
 void gpu_upload(struct gpu *gpu, void *to, const void *host, size_t bytes);
 void gpu_download(struct gpu *gpu, void *host, const void *from, size_t bytes);
 void gpu_copy(struct gpu *gpu, void *to, const void *from, size_t bytes);
 void gpu_zero(struct gpu *gpu, void *to, size_t bytes);
+/* Upload that does not wait. host: of gpu_host_alloc, left alone until the GPU was waited for */
+void gpu_send(struct gpu *gpu, void *to, const void *host, size_t bytes);
+void gpu_wait(struct gpu *gpu);
 
 /* args: the struct that belongs to the kernel */
 void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, unsigned blocks, const void *args);

@@ -246,6 +246,14 @@ struct gpu_load {
     float share;
 };
 
+/* Rows of a table to or from numbers of n images, `words` of `unit` bytes each. */
+struct gpu_rows {
+    char *table, *images;
+    const uint32_t *index; /* [n] */
+    size_t row, at;        /* bytes: of a row, and before these numbers in it */
+    unsigned n, words, unit, keep;
+};
+
 /* Kernel and arguments. */
 #define GPU_KERNELS(X)                                                                             \
     X(affine, gpu_affine)                                                                          \
@@ -278,7 +286,8 @@ struct gpu_load {
     X(step, gpu_step)                                                                              \
     X(loss, gpu_loss)                                                                              \
     X(distil, gpu_distil)                                                                          \
-    X(load, gpu_load)
+    X(load, gpu_load)                                                                              \
+    X(rows, gpu_rows)
 
 #define GPU_KERNEL_NAME(name, args) GPU_KERNEL_##name,
 enum gpu_kernel { GPU_KERNELS(GPU_KERNEL_NAME) GPU_KERNEL_COUNT };

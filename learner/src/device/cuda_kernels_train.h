@@ -259,6 +259,25 @@ GPU_KERNEL(distil, gpu_distil)
     }
 }
 
+/* ---- records of a frozen prefix ---- */
+
+GPU_INLINE void gpu_move(char *to, const char *from, unsigned unit)
+{
+    if (unit == 4)
+        *(uint32_t *)(void *)to = *(const uint32_t *)(const void *)from;
+    else
+        *(uint16_t *)(void *)to = *(const uint16_t *)(const void *)from;
+}
+
+GPU_KERNEL(rows, gpu_rows)
+{
+    GPU_EACH (i, (size_t)a.n * a.words) {
+        char *row = a.table + a.index[i / a.words] * a.row + a.at + i % a.words * a.unit;
+        char *image = a.images + i * a.unit;
+        gpu_move(a.keep ? row : image, a.keep ? image : row, a.unit);
+    }
+}
+
 /* ---- images ---- */
 
 GPU_INLINE float gpu_view_value(const struct gpu_load *a, const struct gpu_view *view, unsigned c,

@@ -4,6 +4,8 @@
 
 #include "cuda.h"
 
+#define PACKET_MOST ((size_t)16 << 20) /* bytes that it grows to so as not to wait */
+
 _Static_assert(sizeof(struct gpu_view) == sizeof(struct learner_view), "copied as it is");
 
 static struct cuda *of(struct learner_device *device)
@@ -21,14 +23,17 @@ static void unstage(struct learner_device *device, void *block)
     gpu_host_free(of(device)->gpu, block);
 }
 
+/* Both wait, so that the packet is free again. */
 static void upload(struct learner_device *device, void *to, const void *host, size_t bytes)
 {
     gpu_upload(of(device)->gpu, to, host, bytes);
+    of(device)->packet_used = 0;
 }
 
 static void download(struct learner_device *device, void *host, const void *from, size_t bytes)
 {
     gpu_download(of(device)->gpu, host, from, bytes);
+    of(device)->packet_used = 0;
 }
 
 static void copy(struct learner_device *device, void *to, const void *from, size_t bytes)
@@ -36,21 +41,64 @@ static void copy(struct learner_device *device, void *to, const void *from, size
     gpu_copy(of(device)->gpu, to, from, bytes);
 }
 
-/* Room for small things on their way, on both sides; it grows to the largest there was.
+/* Two blocks of a size, on the GPU and on the host, instead of those that there are.
  * false: no memory, which the next sync tells. */
-static bool packet(struct cuda *cuda, size_t bytes)
+static bool twin(struct cuda *cuda, char **there, char **here, size_t *size, size_t bytes)
 {
-    if (bytes <= cuda->packet_bytes)
-        return true;
-    if (cuda->packet)
-        gpu_free(cuda->gpu, cuda->packet);
-    if (cuda->host_packet)
-        gpu_host_free(cuda->gpu, cuda->host_packet);
-    cuda->packet = gpu_alloc(cuda->gpu, bytes);
-    cuda->host_packet = gpu_host_alloc(cuda->gpu, bytes);
-    cuda->packet_bytes = cuda->packet && cuda->host_packet ? bytes : 0;
-    cuda->failed |= !cuda->packet_bytes;
-    return cuda->packet_bytes != 0;
+    if (*there)
+        gpu_free(cuda->gpu, *there);
+    if (*here)
+        gpu_host_free(cuda->gpu, *here);
+    *there = gpu_alloc(cuda->gpu, bytes);
+    *here = gpu_host_alloc(cuda->gpu, bytes);
+    *size = *there && *here ? bytes : 0;
+    cuda->failed |= !*size;
+    return *size != 0;
+}
+
+static size_t padded(size_t bytes)
+{
+    return (bytes + 15) / 16 * 16;
+}
+
+#define NO_ROOM SIZE_MAX
+
+/* Room in the packet, which is taken in turn until the GPU is waited for. It grows, so that a step
+ * waits for nothing but its end.  returns where; NO_ROOM: no memory */
+static size_t packet(struct cuda *cuda, size_t bytes)
+{
+    const size_t at = cuda->packet_used, need = at + padded(bytes);
+
+    if (need <= cuda->packet_bytes) {
+        cuda->packet_used = need;
+        return at;
+    }
+    gpu_wait(cuda->gpu); /* what is under way uses it */
+    cuda->packet_used = 0;
+    if ((padded(bytes) > cuda->packet_bytes || need <= PACKET_MOST) &&
+        !twin(cuda, &cuda->packet, &cuda->host_packet, &cuda->packet_bytes, need))
+        return NO_ROOM;
+    cuda->packet_used = padded(bytes);
+    return 0;
+}
+
+/* Puts bytes into the packet at *at, and moves that on; returns where they will lie on the GPU.
+ * NULL: none. */
+static const void *pack(struct cuda *cuda, size_t *at, const void *from, size_t bytes)
+{
+    const void *place = cuda->packet + *at;
+
+    if (!from)
+        return NULL;
+    memcpy(cuda->host_packet + *at, from, bytes);
+    *at += padded(bytes);
+    return place;
+}
+
+/* What was packed from `first` to `end` goes its way. */
+static void send(struct cuda *cuda, size_t first, size_t end)
+{
+    gpu_send(cuda->gpu, cuda->packet + first, cuda->host_packet + first, end - first);
 }
 
 static void convert(struct cuda *cuda, void *to, const void *from, size_t count, bool narrow_to)
@@ -63,24 +111,28 @@ static void convert(struct cuda *cuda, void *to, const void *from, size_t count,
 static void store(struct learner_device *device, float *to, const float *host, size_t count)
 {
     struct cuda *cuda = of(device);
+    const size_t bytes = count * sizeof *to;
+    const size_t at = cuda->narrow ? packet(cuda, bytes) : 0;
 
     if (!cuda->narrow) {
-        gpu_upload(cuda->gpu, to, host, count * sizeof *to);
-    } else if (packet(cuda, count * sizeof *to)) {
-        gpu_upload(cuda->gpu, cuda->packet, host, count * sizeof *to);
-        convert(cuda, to, cuda->packet, count, true);
+        upload(device, to, host, bytes);
+    } else if (at != NO_ROOM) {
+        gpu_upload(cuda->gpu, cuda->packet + at, host, bytes);
+        convert(cuda, to, cuda->packet + at, count, true);
     }
 }
 
 static void fetch(struct learner_device *device, float *host, const float *from, size_t count)
 {
     struct cuda *cuda = of(device);
+    const size_t bytes = count * sizeof *host;
+    const size_t at = cuda->narrow ? packet(cuda, bytes) : 0;
 
     if (!cuda->narrow) {
-        gpu_download(cuda->gpu, host, from, count * sizeof *host);
-    } else if (packet(cuda, count * sizeof *host)) {
-        convert(cuda, cuda->packet, from, count, false);
-        gpu_download(cuda->gpu, host, cuda->packet, count * sizeof *host);
+        download(device, host, from, bytes);
+    } else if (at != NO_ROOM) {
+        convert(cuda, cuda->packet + at, from, count, false);
+        download(device, host, cuda->packet + at, bytes);
     }
 }
 
@@ -91,7 +143,7 @@ static bool finite_of(struct cuda *cuda, const float *data, size_t count, unsign
 
     gpu_zero(cuda->gpu, cuda->bad, sizeof bad);
     cuda_each(cuda, GPU_KERNEL_finite, count, &args);
-    gpu_download(cuda->gpu, &bad, cuda->bad, sizeof bad);
+    download(&cuda->device, &bad, cuda->bad, sizeof bad);
     return !bad;
 }
 
@@ -154,22 +206,15 @@ static void step(struct learner_device *device, const struct learner_slot *slots
     }
 }
 
-/* Puts bytes into the host's packet; returns where they will lie on the GPU. NULL: none. */
-static const void *pack(struct cuda *cuda, size_t *at, const void *from, size_t bytes)
-{
-    const void *place = cuda->packet + *at;
+/* The results: what was not finite, logits and gradients; two numbers a row; one a row and block.
+ */
+struct findings {
+    unsigned bad[4];
+};
 
-    if (!from)
-        return NULL;
-    memcpy(cuda->host_packet + *at, from, bytes);
-    *at += (bytes + 15) / 16 * 16;
-    return place;
-}
-
-/* The first part of the packet: results. Two numbers a row, then one a row and block. */
-static size_t result_bytes(size_t n, size_t blocks)
+static double *result_numbers(char *results)
 {
-    return (2 + blocks) * n * sizeof(double);
+    return (double *)(void *)(results + sizeof(struct findings));
 }
 
 /* Adds distillation to what kernel `loss` left. */
@@ -202,53 +247,124 @@ static const void *pack_blocks(struct cuda *cuda, size_t *at, const struct learn
                                   (uint32_t)(loss->blocks ? loss->blocks[b].count : loss->old)};
         memcpy(cuda->host_packet + *at + b * sizeof part, part, sizeof part);
     }
-    *at += (2 * blocks * sizeof(uint32_t) + 15) / 16 * 16;
+    *at += padded(2 * blocks * sizeof(uint32_t));
     return place;
 }
 
+static void look(struct cuda *cuda, const float *data, size_t count, size_t finding)
+{
+    const struct gpu_finite args = {data, count,
+                                    ((struct findings *)(void *)cuda->results)->bad + finding, 0};
+
+    cuda_each(cuda, GPU_KERNEL_finite, count, &args);
+}
+
 static void loss(struct learner_device *device, const struct learner_loss *loss,
-                 const float *logits, size_t n, size_t classes, float *grad,
-                 struct learner_loss_sum *out)
+                 const float *logits, size_t n, size_t classes, float *grad)
 {
     struct cuda *cuda = of(device);
     const size_t blocks = !loss->teacher ? 0 : loss->blocks ? loss->block_count : 1;
-    const size_t results = result_bytes(n, blocks);
+    const size_t results = sizeof(struct findings) + (2 + blocks) * n * sizeof(double);
     const size_t room =
-        results + 64 + (2 * n + classes + n * loss->old + 2 * blocks) * sizeof(float) + 5 * 16;
-    size_t at = (results + 15) / 16 * 16;
+        (2 * n + classes + n * loss->old + 2 * blocks) * sizeof(float) + (size_t)5 * 16;
 
-    *out = (struct learner_loss_sum){0};
-    if (!packet(cuda, room))
+    cuda->result_rows = 0;
+    if (results > cuda->results_bytes) {
+        gpu_wait(cuda->gpu);
+        cuda->packet_used = 0;
+        if (!twin(cuda, &cuda->results, &cuda->host_results, &cuda->results_bytes, results))
+            return;
+    }
+    size_t at = packet(cuda, room);
+    if (at == NO_ROOM)
         return;
+    const size_t first = at;
     struct gpu_loss args = {.logits = logits,
                             .grad = grad,
-                            .out = (double *)(void *)cuda->packet,
+                            .out = result_numbers(cuda->results),
                             .n = (unsigned)n,
                             .classes = (unsigned)classes,
                             .share = loss->share,
                             .smoothing = loss->smoothing,
                             .scale = loss->scale,
                             .soft = loss->soft};
-    const size_t first = at;
     args.labels = pack(cuda, &at, loss->labels, n * sizeof *loss->labels);
     args.others = pack(cuda, &at, loss->others, n * sizeof *loss->others);
     args.offset = loss->soft ? NULL : pack(cuda, &at, loss->offset, classes * sizeof(float));
     const void *teacher = pack(cuda, &at, loss->teacher, n * loss->old * sizeof(float));
     const void *parts = pack_blocks(cuda, &at, loss, blocks);
-    gpu_upload(cuda->gpu, cuda->packet + first, cuda->host_packet + first, at - first);
+    send(cuda, first, at);
+    gpu_zero(cuda->gpu, cuda->results, sizeof(struct findings));
+    look(cuda, logits, n * classes, 0);
     cuda_launch(cuda, GPU_KERNEL_loss, n, &args);
     if (blocks)
         distil(cuda, loss, &args, teacher, parts, blocks);
-    gpu_download(cuda->gpu, cuda->host_packet, cuda->packet, results);
-    const double *rows = (const double *)(const void *)cuda->host_packet;
+    cuda->result_rows = n;
+    cuda->result_blocks = blocks;
+}
+
+static void outcome(struct learner_device *device, const float *grads, size_t count,
+                    struct learner_outcome *out)
+{
+    struct cuda *cuda = of(device);
+    const size_t n = cuda->result_rows, blocks = cuda->result_blocks;
+
+    *out = (struct learner_outcome){.logits_finite = true, .grads_finite = true};
+    if (!n) /* memory was short, which sync tells */
+        return;
+    look(cuda, grads, count, 1);
+    download(device, cuda->host_results, cuda->results,
+             sizeof(struct findings) + (2 + blocks) * n * sizeof(double));
+    const struct findings *found = (const struct findings *)(void *)cuda->host_results;
+    const double *rows = result_numbers(cuda->host_results);
+    struct learner_loss_sum *sum = &out->sum;
     for (size_t i = 0; i < n; i++) {
-        out->loss += rows[2 * i];
-        out->correct += rows[2 * i + 1] > 0;
+        sum->loss += rows[2 * i];
+        sum->correct += rows[2 * i + 1] > 0;
     }
     for (size_t i = 0; i < n * blocks; i++)
-        out->kd += rows[2 * n + i];
-    out->loss /= (double)n;
-    out->kd /= (double)n;
+        sum->kd += rows[2 * n + i];
+    sum->loss /= (double)n;
+    sum->kd /= (double)n;
+    out->logits_finite = !found->bad[0];
+    out->grads_finite = !found->bad[1];
+}
+
+/* ---- records of a frozen prefix ---- */
+
+static size_t activation_bytes(const struct learner_device *device)
+{
+    return cuda_activation_bytes((const struct cuda *)device, 1);
+}
+
+static size_t free_bytes(struct learner_device *device)
+{
+    return gpu_free_bytes(of(device)->gpu);
+}
+
+static void rows(struct learner_device *device, const struct learner_rows *rows)
+{
+    struct cuda *cuda = of(device);
+    const size_t each = rows->exact ? sizeof(float) : cuda_activation_bytes(cuda, 1);
+    const bool even = rows->count * each % 4 == 0 && rows->at * each % 4 == 0 &&
+                      rows->row * each % 4 == 0; /* else some places are no multiples of 4 */
+    const unsigned unit = even ? 4 : 2;
+    struct gpu_rows args = {.table = rows->table,
+                            .images = (char *)rows->images,
+                            .row = rows->row * each,
+                            .at = rows->at * each,
+                            .n = (unsigned)rows->n,
+                            .words = (unsigned)(rows->count * each / unit),
+                            .unit = unit,
+                            .keep = rows->keep};
+    size_t at = packet(cuda, rows->n * sizeof *rows->index);
+
+    if (at == NO_ROOM)
+        return;
+    const size_t first = at;
+    args.index = pack(cuda, &at, rows->index, rows->n * sizeof *rows->index);
+    send(cuda, first, at);
+    cuda_each(cuda, GPU_KERNEL_rows, (size_t)args.n * args.words, &args);
 }
 
 static void load(struct learner_device *device, float *input, const struct learner_shape *image,
@@ -266,64 +382,63 @@ static void load(struct learner_device *device, float *input, const struct learn
                             .side = (unsigned)load->side,
                             .narrow = cuda->narrow,
                             .share = load->share};
-    size_t at = 0;
+    size_t at = packet(cuda, views + table + (size_t)2 * 16);
 
-    if (!packet(cuda, views + table + 2 * 16))
+    if (at == NO_ROOM)
         return;
+    const size_t first = at;
     memcpy(args.fill, load->fill, sizeof args.fill);
     args.views = pack(cuda, &at, load->views, views);
     args.table = pack(cuda, &at, load->table, table);
-    gpu_upload(cuda->gpu, cuda->packet, cuda->host_packet, at);
+    send(cuda, first, at);
     cuda_each(cuda, GPU_KERNEL_load, load->n * learner_shape_count(image), &args);
 }
 
 /* ---- recordings ---- */
 
-static struct cuda_recording *find_recording(struct cuda *cuda, const struct learner_op *ops,
-                                             size_t count, const struct learner_pass *pass)
+static struct cuda_recording *find_recording(struct cuda *cuda, const struct cuda_recording *like)
 {
     for (size_t i = 0; i < cuda->recording_count; i++) {
         struct cuda_recording *r = &cuda->recordings[i];
-        if (r->ops == ops && r->count == count && r->n == pass->n && r->mode == pass->mode &&
-            r->backward == pass->backward)
+        if (r->ops == like->ops && r->count == like->count && r->n == like->n &&
+            r->mode == like->mode && r->backward == like->backward)
             return r;
     }
     return NULL;
 }
 
-static void run_each(struct learner_device *device, const struct learner_op *ops, size_t count,
+static bool is_conv(const struct learner_op *op)
+{
+    return op->kind == LEARNER_OP_CONV || op->kind == LEARNER_OP_CONV_NORM;
+}
+
+/* What a recording like this holds, one after the other. */
+static void run_each(struct cuda *cuda, const struct cuda_recording *like,
                      const struct learner_pass *pass)
 {
-    for (size_t i = 0; i < count; i++)
-        cuda_run(device, &ops[i], pass);
+    for (size_t i = 0; i < like->count; i++)
+        if (like->n)
+            cuda_run(&cuda->device, &like->ops[i], pass);
+        else if (is_conv(&like->ops[i]))
+            cuda_conv_pack(&(struct cuda_job){cuda, &like->ops[i], pass});
 }
 
 /* The first time as it comes, for the library loads code then, the second time to record. */
-static void run_all(struct learner_device *device, const struct learner_op *ops, size_t count,
-                    const struct learner_pass *pass)
+static void run_recorded(struct cuda *cuda, const struct cuda_recording *like,
+                         const struct learner_pass *pass)
 {
-    struct cuda *cuda = of(device);
-    struct cuda_recording *found = find_recording(cuda, ops, count, pass);
+    struct cuda_recording *found = find_recording(cuda, like);
 
-    /* weights are packed outside of a recording: it would pack them every time */
-    for (size_t i = 0; i < count; i++)
-        if (ops[i].kind == LEARNER_OP_CONV || ops[i].kind == LEARNER_OP_CONV_NORM)
-            cuda_conv_refresh(&(struct cuda_job){cuda, &ops[i], pass});
     if (!found) {
-        run_each(device, ops, count, pass);
+        run_each(cuda, like, pass);
         if (cuda->recording_count < CUDA_RECORDINGS)
-            cuda->recordings[cuda->recording_count++] =
-                (struct cuda_recording){.ops = ops,
-                                        .count = count,
-                                        .n = pass->n,
-                                        .mode = pass->mode,
-                                        .backward = pass->backward};
+            cuda->recordings[cuda->recording_count++] = *like;
         return;
     }
     if (!found->recording && !found->refused) {
         found->refused = true;
         if (gpu_record(cuda->gpu)) {
-            run_each(device, ops, count, pass);
+            run_each(cuda, like, pass);
             found->recording = gpu_record_end(cuda->gpu);
             found->refused = !found->recording;
         }
@@ -331,14 +446,43 @@ static void run_all(struct learner_device *device, const struct learner_op *ops,
     if (found->recording)
         gpu_play(cuda->gpu, found->recording);
     else
-        run_each(device, ops, count, pass);
+        run_each(cuda, like, pass);
+}
+
+/* Weights are packed outside of the passes' recordings, which would pack them every time. */
+static void refresh(struct cuda *cuda, const struct learner_op *ops, size_t count,
+                    const struct learner_pass *pass)
+{
+    bool stale = false;
+
+    for (size_t i = 0; i < count; i++)
+        stale |= is_conv(&ops[i]) && cuda_conv_is_stale(&(struct cuda_job){cuda, &ops[i], pass});
+    if (!stale || !pass->weights_version)
+        return;
+    run_recorded(cuda, &(struct cuda_recording){.ops = ops, .count = count}, pass);
+    for (size_t i = 0; i < count; i++)
+        if (is_conv(&ops[i]))
+            cuda_conv_packed(&(struct cuda_job){cuda, &ops[i], pass});
+}
+
+static void run_all(struct learner_device *device, const struct learner_op *ops, size_t count,
+                    const struct learner_pass *pass)
+{
+    const struct cuda_recording like = {
+        .ops = ops, .count = count, .n = pass->n, .mode = pass->mode, .backward = pass->backward};
+
+    refresh(of(device), ops, count, pass);
+    run_recorded(of(device), &like, pass);
 }
 
 static enum delta_status sync(struct learner_device *device, struct delta_error *err)
 {
     char why[256] = "";
 
-    if (!gpu_sync(of(device)->gpu, why, sizeof why))
+    const bool fine = gpu_sync(of(device)->gpu, why, sizeof why);
+
+    of(device)->packet_used = 0;
+    if (!fine)
         return delta_fail(err, DELTA_IO, "the GPU failed: %s", why);
     if (of(device)->failed)
         return delta_fail(err, DELTA_NO_MEMORY, "no memory on the GPU; use a smaller batch");
@@ -359,6 +503,10 @@ const struct learner_remote_ops cuda_remote = {.stage = stage,
                                                .swap = swap,
                                                .step = step,
                                                .loss = loss,
+                                               .outcome = outcome,
+                                               .rows = rows,
+                                               .activation_bytes = activation_bytes,
+                                               .free_bytes = free_bytes,
                                                .load = load,
                                                .run_all = run_all,
                                                .sync = sync};

@@ -81,8 +81,17 @@ struct gpu_recording {
     size_t count;
 };
 
+/* Something on its way from host memory, which must stay as it is until the GPU is waited for. */
+struct sent {
+    struct sent *next;
+    const void *host;
+    size_t bytes;
+    unsigned char copy[];
+};
+
 struct gpu {
     struct wall wall;
+    struct sent *sent;
     struct gpu_recording *recording; /* that is being made */
     size_t host_blocks;
 };
@@ -227,6 +236,18 @@ static void queue(struct gpu *gpu, const struct work *work)
 
 /* ---- the contract ---- */
 
+static void arrive(struct gpu *gpu)
+{
+    cuda_emulated.waits++;
+    while (gpu->sent) {
+        struct sent *sent = gpu->sent;
+        gpu->sent = sent->next;
+        if (memcmp(sent->copy, sent->host, sent->bytes) != 0)
+            die("what was on its way was overwritten");
+        free(sent);
+    }
+}
+
 struct gpu *gpu_open(char *why, size_t size)
 {
     if (cuda_emulated.absent) {
@@ -238,6 +259,7 @@ struct gpu *gpu_open(char *why, size_t size)
 
 void gpu_close(struct gpu *gpu)
 {
+    arrive(gpu);
     if (gpu->host_blocks || gpu->recording)
         die("something is left when it is closed");
     wall_release(&gpu->wall);
@@ -283,6 +305,8 @@ void *gpu_host_alloc(struct gpu *gpu, size_t bytes)
 
 void gpu_host_free(struct gpu *gpu, void *block)
 {
+    if (gpu->sent)
+        die("host memory is given back while something is on its way");
     gpu->host_blocks--;
     free(block);
 }
@@ -291,6 +315,7 @@ static void cross(struct gpu *gpu, void *to, const void *from, size_t bytes)
 {
     if (gpu->recording)
         die("the host is waited for while something is recorded");
+    arrive(gpu);
     wall_open(&gpu->wall);
     memcpy(to, from, bytes);
     wall_close(&gpu->wall);
@@ -318,6 +343,36 @@ void gpu_zero(struct gpu *gpu, void *to, size_t bytes)
     queue(gpu, &(struct work){.kind = ZERO, .to = to, .bytes = bytes});
 }
 
+void gpu_send(struct gpu *gpu, void *to, const void *host, size_t bytes)
+{
+    struct sent *sent = malloc(sizeof *sent + bytes);
+
+    if (!sent)
+        die("no memory");
+    if (gpu->recording)
+        die("an upload is recorded");
+    need(gpu, to, bytes, "target of an upload");
+    *sent = (struct sent){.next = gpu->sent, .host = host, .bytes = bytes};
+    memcpy(sent->copy, host, bytes);
+    gpu->sent = sent;
+    wall_open(&gpu->wall);
+    memcpy(to, host, bytes);
+    wall_close(&gpu->wall);
+}
+
+void gpu_wait(struct gpu *gpu)
+{
+    if (gpu->recording)
+        die("the host waits while something is recorded");
+    arrive(gpu);
+}
+
+size_t gpu_free_bytes(struct gpu *gpu)
+{
+    (void)gpu;
+    return cuda_emulated.room ? cuda_emulated.room : (size_t)1 << 30;
+}
+
 void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, unsigned blocks, const void *args)
 {
     struct work work = {.kind = LAUNCH, .kernel = kernel, .blocks = blocks};
@@ -327,6 +382,7 @@ void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, unsigned blocks, const 
         die("arguments are too large");
     memcpy(work.args, args, args_bytes(kernel));
     cuda_emulated.launches++;
+    cuda_emulated.kernels[kernel]++;
     queue(gpu, &work);
 }
 
@@ -402,7 +458,9 @@ void gpu_recording_free(struct gpu *gpu, struct gpu_recording *recording)
 
 bool gpu_sync(struct gpu *gpu, char *why, size_t size)
 {
-    (void)gpu;
+    if (!gpu->sent) /* a real one would have nothing to wait for, or next to nothing */
+        cuda_emulated.waits--;
+    arrive(gpu);
     if (!cuda_emulated.broken)
         return true;
     snprintf(why, size, "%s", cuda_emulated.broken);

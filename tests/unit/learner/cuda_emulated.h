@@ -15,6 +15,9 @@ struct cuda_emulated {
     bool backwards;  /* threads and blocks from the last to the first */
     bool exact_only; /* no bf16, no tf32 */
     size_t launches, convs, products, recorded, played, allocs;
+    size_t waits;       /* for the GPU */
+    size_t kernels[64]; /* launches of each */
+    size_t room;        /* bytes that are free; 0: plenty */
 };
 extern struct cuda_emulated cuda_emulated;
 

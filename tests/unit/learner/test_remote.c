@@ -161,6 +161,29 @@ static void a_step_is_the_oracles(void **state)
     }
 }
 
+/* Records in a table on the device, rows in any order. list: the same on the host */
+static void table_gives_the_same(struct learner_net *whole, struct learner_net *from,
+                                 const float *const *list)
+{
+    static const uint32_t rows[BATCH] = {6, 0, 3, 4, 1};
+    struct delta_error err = DELTA_ERROR_INIT;
+    float *table = learner_net_table(from, 7, SIZE_MAX);
+
+    assert_non_null(table);
+    assert_null(learner_net_table(from, 7, 5));
+    assert_ok(learner_net_forward_from(from, list, BATCH, LEARNER_TRAIN_EVAL, &err));
+    learner_net_table_keep(from, table, rows, BATCH);
+    fixture_fill(learner_net_input(from), BATCH * learner_shape_count(&from->layers.items[0].in),
+                 9); /* other images come between */
+    assert_ok(learner_net_forward(from, BATCH, LEARNER_TRAIN_EVAL, &err));
+    assert_memory_not_equal(learner_net_logits(whole), learner_net_logits(from),
+                            BATCH * CLASSES * sizeof(float));
+    assert_ok(learner_net_forward_table(from, table, rows, BATCH, LEARNER_TRAIN_EVAL, &err));
+    assert_memory_equal(learner_net_logits(whole), learner_net_logits(from),
+                        BATCH * CLASSES * sizeof(float));
+    learner_net_block_free(from, table);
+}
+
 static void cached_prefix_gives_the_same(void **state)
 {
     struct delta_error err = DELTA_ERROR_INIT;
@@ -189,6 +212,7 @@ static void cached_prefix_gives_the_same(void **state)
             loss_and_backward(whole, &sum);
             loss_and_backward(from, &sum);
             same_params(whole, from, true, 0, 0, fixture_rows[r].arch);
+            table_gives_the_same(whole, from, list);
             free(records);
             learner_net_free(whole);
             learner_net_free(from);
@@ -294,17 +318,20 @@ static void views_are_made_on_the_device(void **state)
     assert_true(here && there);
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
         struct learner_augment augment;
+        struct learner_feed feed;
         struct learner_rng a, b;
+        learner_feed_init(&feed, net, &data, &model.arch, true);
         learner_rng_init(&a, 5, r);
         learner_rng_init(&b, 5, r);
         assert_ok(learner_augment_init(&augment, &rows[r], &data, &model.arch, BATCH, &err));
         const double share = learner_augment_load(&augment, here, index, BATCH, &a);
-        learner_augment_place(&augment, net);
-        assert_non_null(augment.placed);
+        learner_augment_place(&augment, &feed);
+        assert_non_null(augment.feed);
         assert_true(share == learner_augment_load(&augment, NULL, index, BATCH, &b));
         net->device->ops->remote->fetch(net->device, there, net->input, count);
         remote_same(there, here, count, 0, 0, "views");
         learner_augment_release(&augment);
+        learner_feed_release(&feed);
     }
     free(here);
     free(there);
@@ -331,6 +358,29 @@ static void what_is_not_finite_is_blamed(void **state)
     learner_net_changed(net);
     assert_status(learner_net_forward(net, BATCH, LEARNER_TRAIN_EVAL, &err), DELTA_NONFINITE);
     assert_non_null(strstr(err.text, "layer3.0.conv2"));
+    /* the same where nothing is looked at before the end of the pass */
+    struct learner_outcome outcome;
+    const struct learner_loss loss = {.labels = labels, .scale = 1};
+    assert_ok(learner_net_forward_begin(net, BATCH, LEARNER_TRAIN_EVAL, &err));
+    assert_status(learner_net_learn(net, &loss, BATCH, &outcome, &err), DELTA_NONFINITE);
+    assert_non_null(strstr(err.text, "layer3.0.conv2"));
+    assert_false(outcome.logits_finite);
+    learner_net_put(net, learner_net_find(net, "layer3.0.conv2.weight")->data + 11, &(float){0}, 1);
+    learner_net_changed(net);
+    learner_net_input(net)[7] = INFINITY;
+    assert_ok(learner_net_forward_begin(net, BATCH, LEARNER_TRAIN_EVAL, &err));
+    assert_status(learner_net_learn(net, &loss, BATCH, &outcome, &err), DELTA_NONFINITE);
+    assert_non_null(strstr(err.text, "input"));
+    fixture_fill(learner_net_input(net), BATCH * fixture_input_count(&model), 4);
+    assert_ok(learner_net_forward_begin(net, BATCH, LEARNER_TRAIN_EVAL, &err));
+    assert_ok(learner_net_learn(net, &loss, BATCH, &outcome, &err));
+    assert_true(outcome.logits_finite && outcome.grads_finite);
+    const struct learner_loss huge = {.labels = labels, .scale = 1e300};
+    assert_ok(learner_net_forward_begin(net, BATCH, LEARNER_TRAIN_EVAL, &err));
+    assert_ok(learner_net_learn(net, &huge, BATCH, &outcome, &err));
+    assert_true(outcome.logits_finite && !outcome.grads_finite);
+    assert_ok(learner_net_forward_begin(net, BATCH, LEARNER_TRAIN_EVAL, &err));
+    assert_ok(learner_net_learn(net, &loss, BATCH, &outcome, &err));
     assert_true(learner_device_finite(net->device, net->grads, net->grad_count));
     learner_net_put(net, net->grads + net->grad_count - 1, &bad, 1);
     assert_false(learner_device_finite(net->device, net->grads, net->grad_count));
@@ -415,12 +465,56 @@ static void recordings_are_played_and_change_nothing(void **state)
     const size_t recorded = cuda_emulated.recorded, played = cuda_emulated.played;
 
     many_steps_are_the_oracles(state);
-    /* two sizes, forward, backward and inference; each run once before it is recorded */
-    assert_int_equal(cuda_emulated.recorded - recorded, 6);
-    assert_int_equal(cuda_emulated.played - played, 24 - 6);
+    /* two sizes, forward, backward and inference, and the packing of the weights for all training
+     * passes; each run once before it is recorded */
+    assert_int_equal(cuda_emulated.recorded - recorded, 7);
+    assert_int_equal(cuda_emulated.played - played, 24 - 6 + 8 - 1);
     cuda_emulated.no_recording = cuda_emulated.backwards = cuda_emulated.no_library = true;
     many_steps_are_the_oracles(state);
     cuda_emulated.no_recording = cuda_emulated.backwards = cuda_emulated.no_library = false;
+}
+
+/* A training step, as train_step.c and tune.c make one, waits for its end alone. */
+static void a_step_waits_once(void **state)
+{
+    const struct learner_sgd_options options = {.momentum = 0.9};
+    const uint32_t index[BATCH] = {3, 1, 0, 10, 8};
+    struct learner_samples data = LEARNER_SAMPLES_INIT;
+    struct delta_model model = DELTA_MODEL_INIT;
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct learner_outcome outcome;
+    struct learner_sgd *sgd = NULL;
+    struct learner_feed feed;
+    float teacher[BATCH * 2] = {0};
+
+    (void)state;
+    assert_ok(
+        learner_samples_open(&data, "synthetic:classes=3,train=4", LEARNER_SPLIT_TRAIN, &err));
+    fixture_model(&model, 2, data.height, 3, 3);
+    struct learner_net *net = net_on("cuda", &model, NULL);
+    assert_ok(learner_sgd_new(&sgd, net, NULL, &options, &err));
+    learner_feed_init(&feed, net, &data, &model.arch, true);
+    const struct learner_loss loss = {.labels = (int32_t[BATCH]){0, 2, 1, 0, 2},
+                                      .scale = 1,
+                                      .teacher = teacher,
+                                      .old = 2,
+                                      .temperature = 2,
+                                      .kd_scale = 1};
+    for (int i = 0; i < 6; i++) {
+        const size_t before = cuda_emulated.waits;
+        learner_feed_load(&feed, index, BATCH);
+        assert_ok(learner_net_forward_begin(net, BATCH, LEARNER_TRAIN, &err));
+        assert_ok(learner_net_learn(net, &loss, BATCH, &outcome, &err));
+        assert_true(outcome.grads_finite);
+        learner_sgd_step(sgd, 0.01);
+        if (i > 2) /* the packet has grown to what a step needs */
+            assert_int_equal(cuda_emulated.waits - before, 1);
+    }
+    learner_sgd_free(sgd);
+    learner_feed_release(&feed);
+    learner_net_free(net);
+    delta_model_release(&model);
+    learner_samples_release(&data);
 }
 
 static void steps_take_no_memory(void **state)
@@ -490,6 +584,7 @@ int main(void)
         cmocka_unit_test(narrow_networks_are_nearly_the_oracles),
         cmocka_unit_test(recordings_are_played_and_change_nothing),
         cmocka_unit_test(steps_take_no_memory),
+        cmocka_unit_test(a_step_waits_once),
         cmocka_unit_test(a_missing_or_failing_gpu_is_told),
 #endif
         cmocka_unit_test(many_steps_are_the_oracles),

@@ -5,7 +5,13 @@
 #include <string.h>
 
 #include "augment.h"
+#ifdef EMULATED
+#include "cuda_emulated.h"
+#endif
 #include "device.h"
+#ifdef EMULATED
+#include "device/cuda_kernels.h"
+#endif
 #include "embed.h"
 #include "fixture.h"
 #include "gather.h"
@@ -212,6 +218,53 @@ static void learn(struct delta_model *out, const struct delta_model *base,
     assert_ok(learner_increment(out, base, fresh, exemplars, &options, &budget, NULL, &err));
 }
 
+#ifdef EMULATED
+/* In a tuning run images become numbers on the GPU, all of them bytes that went there once, and
+ * records of the frozen prefix never leave it; without room for either the result is the same. */
+static void increments_stay_on_the_gpu(void **state)
+{
+    struct learner_samples all = LEARNER_SAMPLES_INIT, fresh = LEARNER_SAMPLES_INIT,
+                           replay = LEARNER_SAMPLES_INIT;
+    const struct fixture_row row = {"resnet18", "cifar", 3, 32};
+    struct delta_model base = DELTA_MODEL_INIT, made[2];
+    struct delta_error err = DELTA_ERROR_INIT;
+    size_t rows[2], stored[2];
+
+    (void)state;
+    assert_ok(learner_samples_open(&all, "synthetic:classes=4,train=6", LEARNER_SPLIT_TRAIN, &err));
+    assert_ok(learner_samples_select(&replay, &all, all.classes, 3, 0, &err));
+    assert_ok(learner_samples_select(&fresh, &all, all.classes + 3, 1, 0, &err));
+    fixture_network(&base, &row, 3, 5);
+    for (size_t k = 0; k < 3; k++)
+        base.classes[k] = all.classes[k];
+    remote_freeze(&base, 0.66);
+    for (int d = 0; d < 2; d++) {
+        cuda_emulated.room = d; /* a byte: the records go to the host */
+        const size_t rows_before = cuda_emulated.kernels[GPU_KERNEL_rows];
+        const size_t loads_before = cuda_emulated.kernels[GPU_KERNEL_load];
+        const size_t stored_before = cuda_emulated.kernels[GPU_KERNEL_convert];
+        made[d] = (struct delta_model)DELTA_MODEL_INIT;
+        tune(&made[d], &base, &fresh, &replay, "cuda:bf16", 0);
+        rows[d] = cuda_emulated.kernels[GPU_KERNEL_rows] - rows_before;
+        stored[d] = cuda_emulated.kernels[GPU_KERNEL_convert] - stored_before;
+        assert_true(cuda_emulated.kernels[GPU_KERNEL_load] > loads_before);
+    }
+    cuda_emulated.room = 0;
+    assert_true(rows[0] > 0 &&
+                stored[0] == 0); /* float32 from the host becomes bf16 by `convert` */
+    assert_true(rows[1] == 0 && stored[1] > 0);
+    for (size_t i = 0; i < base.tensor_count; i++)
+        assert_memory_equal(made[0].tensors[i].data, made[1].tensors[i].data,
+                            made[0].tensors[i].count * sizeof(float));
+    delta_model_release(&made[0]);
+    delta_model_release(&made[1]);
+    delta_model_release(&base);
+    learner_samples_release(&all);
+    learner_samples_release(&fresh);
+    learner_samples_release(&replay);
+}
+#endif
+
 /* Every method with all its ways to learn: moving averages, distillation by blocks, frozen filters,
  * cached prefixes with mirrored views. No method of the list is left out. */
 static void methods_are_the_oracles(void **state)
@@ -345,6 +398,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(training_runs_are_the_oracles),
         cmocka_unit_test(increments_are_the_oracles),
+#ifdef EMULATED
+        cmocka_unit_test(increments_stay_on_the_gpu),
+#endif
         cmocka_unit_test(methods_are_the_oracles),
         cmocka_unit_test(measured_importance_is_the_oracles),
         cmocka_unit_test(plan_and_test_are_the_oracles),

@@ -11,6 +11,7 @@ struct walled {
     struct learner_device device;
     struct learner_device *ref;
     struct wall wall;
+    struct learner_outcome outcome;
 };
 
 static struct walled *of(struct learner_device *device)
@@ -145,12 +146,51 @@ static void step(struct learner_device *device, const struct learner_slot *slots
 }
 
 static void loss(struct learner_device *device, const struct learner_loss *loss,
-                 const float *logits, size_t n, size_t classes, float *grad,
-                 struct learner_loss_sum *out)
+                 const float *logits, size_t n, size_t classes, float *grad)
 {
+    struct walled *walled = of(device);
+
+    wall_open(&walled->wall);
+    learner_loss_here(loss, logits, n, classes, grad, &walled->outcome.sum);
+    walled->outcome.logits_finite = learner_all_finite(logits, n * classes);
+    wall_close(&walled->wall);
+}
+
+static void outcome(struct learner_device *device, const float *grads, size_t count,
+                    struct learner_outcome *out)
+{
+    struct walled *walled = of(device);
+
+    *out = walled->outcome;
+    wall_open(&walled->wall);
+    out->grads_finite = learner_all_finite(grads, count);
+    wall_close(&walled->wall);
+    memset(&walled->outcome, 0xff, sizeof walled->outcome); /* told once */
+}
+
+static void rows(struct learner_device *device, const struct learner_rows *rows)
+{
+    float *table = (float *)(void *)rows->table;
+
     wall_open(&of(device)->wall);
-    learner_loss_here(loss, logits, n, classes, grad, out);
+    for (size_t i = 0; i < rows->n; i++) {
+        float *row = table + rows->index[i] * rows->row + rows->at;
+        float *image = rows->images + i * rows->count;
+        memcpy(rows->keep ? row : image, rows->keep ? image : row, rows->count * sizeof *row);
+    }
     wall_close(&of(device)->wall);
+}
+
+static size_t activation_bytes(const struct learner_device *device)
+{
+    (void)device;
+    return sizeof(float);
+}
+
+static size_t free_bytes(struct learner_device *device)
+{
+    (void)device;
+    return (size_t)1 << 30;
 }
 
 /* Channel c at (x, y) of a view of an image. */
@@ -212,6 +252,10 @@ static const struct learner_remote_ops remote = {.stage = stage,
                                                  .swap = swap,
                                                  .step = step,
                                                  .loss = loss,
+                                                 .outcome = outcome,
+                                                 .rows = rows,
+                                                 .activation_bytes = activation_bytes,
+                                                 .free_bytes = free_bytes,
                                                  .load = load,
                                                  .sync = sync};
 
