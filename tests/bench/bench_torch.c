@@ -287,29 +287,30 @@ static enum delta_status measure_all(struct bench_table *table, const struct set
     return st;
 }
 
-/* Beside this program: bench_step. */
-static void find_step(char *out, size_t size)
+/* A file beside this program; `otherwise` where there is none. */
+static void find_beside(char *out, size_t size, const char *name, const char *otherwise)
 {
     char self[512];
     const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
 
     self[length > 0 ? length : 0] = 0;
     char *slash = strrchr(self, '/');
-    snprintf(out, size, "%.*s/bench_step", slash ? (int)(slash - self) : 0, self);
+    snprintf(out, size, "%.*s/%s", slash ? (int)(slash - self) : 0, self, name);
+    if (access(out, F_OK) != 0)
+        snprintf(out, size, "%s", otherwise);
 }
 
 int main(int argc, char **argv)
 {
     static struct bench_row rows[ROWS];
-    char step[600];
+    char step[600], script[600];
     struct settings s = {.rounds = 5,
                          .batch = 64,
                          .side = 32,
                          .threads = 2,
                          .turn_seconds = 1,
                          .device = "cpu",
-                         .precision = "fp32",
-                         .script = FROSTLINE_BENCH_SCRIPT};
+                         .precision = "fp32"};
     struct delta_opt opts[] = {
         {"python", DELTA_OPT_LIST, &s.pythons, "PATH",
          "an interpreter with torch and torchvision; a column each, at most 4", NULL, NULL, 0, 0,
@@ -352,8 +353,10 @@ int main(int argc, char **argv)
         delta_fail(&err, DELTA_USAGE, "at most %d --python", BENCH_RIVALS_MAX);
         return delta_cli_fail(&help, &err);
     }
-    find_step(step, sizeof step);
+    find_beside(step, sizeof step, "bench_step", "bench_step");
+    find_beside(script, sizeof script, "bench_torch.py", FROSTLINE_BENCH_SCRIPT);
     s.step = step;
+    s.script = script;
     signal(SIGPIPE, SIG_IGN); /* a side that died is an error, not the end */
     if (measure_all(&table, &s, &err))
         return delta_cli_fail(&help, &err);

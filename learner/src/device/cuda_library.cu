@@ -11,17 +11,37 @@
 
 /* ---- loading ---- */
 
-/* Where the loader looks, else where the toolkit was that this was built with. */
+/* In the first of some directories, separated by colons, that has it; `why` is of the last. */
+static void *load_from(const char *directories, const char *file, char *why, size_t size)
+{
+    char path[1024];
+    void *handle = NULL;
+
+    for (const char *at = directories; !handle && at && *at;) {
+        const size_t len = strcspn(at, ":");
+        snprintf(path, sizeof path, "%.*s/%s", (int)len, at, file);
+        handle = len ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
+        if (len && !handle)
+            snprintf(why, size, "%s", dlerror());
+        at += len + (at[len] == ':');
+    }
+    return handle;
+}
+
+/* What the user names goes first, and what is wrong with it is told; else where the loader looks,
+ * and where the toolkit was that this was built with. */
 static void *load(const char *file, char *why, size_t size)
 {
-    char path[512];
-    void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    const char *named = getenv("FROSTLINE_CUDA_LIBRARIES");
+    char unused[256];
+    void *handle = load_from(named, file, why, size);
 
-    if (handle)
-        return handle;
-    snprintf(why, size, "%s", dlerror());
-    snprintf(path, sizeof path, "%s/%s", FROSTLINE_CUDA_LIBRARY_DIR, file);
-    return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!handle)
+        handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    if (!handle && !(named && *named))
+        snprintf(why, size, "%s; FROSTLINE_CUDA_LIBRARIES can name its directory", dlerror());
+    return handle ? handle
+                  : load_from(FROSTLINE_CUDA_LIBRARY_DIR, file, unused, sizeof unused);
 }
 
 /* Handles stay open: the libraries do not expect to be unloaded. */
