@@ -40,8 +40,7 @@ static void *load(const char *file, char *why, size_t size)
         handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (!handle && !(named && *named))
         snprintf(why, size, "%s; FROSTLINE_CUDA_LIBRARIES can name its directory", dlerror());
-    return handle ? handle
-                  : load_from(FROSTLINE_CUDA_LIBRARY_DIR, file, unused, sizeof unused);
+    return handle ? handle : load_from(FROSTLINE_CUDA_LIBRARY_DIR, file, unused, sizeof unused);
 }
 
 /* Handles stay open: the libraries do not expect to be unloaded. */
