@@ -8,7 +8,7 @@
 #include "delta/buf.h"
 
 #define BLOCK 256 /* images whose scores are computed together */
-#define FLAT 1e-5 /* gradient at which the loss is within 1e-6 of the minimum */
+#define FLAT 1e-6 /* gradient at which the rows are the minimum's to three digits */
 
 struct problem {
     const struct learner_head_data *data;

@@ -7,7 +7,10 @@
 #include "exemplar_features.h"
 #include "head_fit.h"
 
-#define L2 1e-4
+/* A Gaussian prior of variance 4 on each weight of a new row, over the number of images. Measured
+ * on held-out base classes: with 10 to 200 images of a class, half to twice as much does as well;
+ * with the few exemplars of a small fleet a fixed 1e-4 fits noise. */
+#define PRIOR 0.25
 #define MAX_ITERATIONS 300
 
 void learner_pool_release(struct learner_pool *pool)
@@ -137,7 +140,8 @@ enum delta_status learner_rows_fit(struct learner_task *task,
 
     if (!st)
         st = learner_head_fit(weight->data + fixed * data.d, bias->data + fixed, &data,
-                              all ? anchor : L2, MAX_ITERATIONS, &report, err);
+                              all ? anchor : PRIOR / (double)(data.count + !data.count),
+                              MAX_ITERATIONS, &report, err);
     task->cut_short |= report.cut_short;
     return st;
 }
