@@ -144,7 +144,7 @@ static int run_run(int argc, char **argv)
          .choices = "frostline|freeze|finetune|do-nothing"},
         {"stages", DELTA_OPT_CHOICE, &options.stages, "STAGES",
          "frostline: A learns new classifier rows alone, which merge with other devices' rows "
-         "almost without loss; the others move the last stage, too",
+         "almost without loss; the others move the last block, too",
          .choices = "A|AB|ABC|AC"},
         {"max-drop", DELTA_OPT_REAL, &options.max_drop, "SHARE",
          "health check: old accuracy may fall by so much", .low = 0, .high = 1},
