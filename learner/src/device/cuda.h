@@ -9,7 +9,7 @@
 /* Weights in the order and type that the library wants, kept while the weights stay. */
 struct cuda_packed {
     const float *weight;
-    void *at;         /* [co, k k, ci] */
+    void *at;         /* [co, row], a row being k k times ci, filled up with zeros */
     uint64_t version; /* 0: not made yet */
 };
 
@@ -86,6 +86,11 @@ void cuda_launch(struct cuda *cuda, enum gpu_kernel kernel, size_t blocks, const
 void cuda_each(struct cuda *cuda, enum gpu_kernel kernel, size_t count, const void *args);
 void cuda_multiply(struct cuda *cuda, const struct gpu_product *product);
 unsigned cuda_width(size_t channels);
+/* How many of so many widths a block spans, so that its tiles are alike; tiles: how many those are.
+ */
+unsigned cuda_tile(size_t widths, size_t *tiles);
+/* Walks over [rows, c]; the caller fills in what, not how. */
+void cuda_affine(struct cuda *cuda, struct gpu_affine *affine, size_t rows, size_t c);
 
 /* ---- cuda_conv.c ---- */
 

@@ -1,6 +1,8 @@
 /* Convolutions of the CUDA backend, four ways: depthwise ones by kernels of our own, 1x1 ones as
  * one matrix product over all pixels, the others by the vendor's library or, where it has no
- * algorithm that is deterministic and fits, as a product over patches, some images at a time. */
+ * algorithm that is deterministic and fits, as a product over patches, some images at a time. So
+ * are those of an image's three colours, for which its tensor cores have no use: a row of patches
+ * is filled up with zeros to a length that they like. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +11,9 @@
 #define LIBRARY_SCRATCH ((size_t)256 << 20) /* bytes, at most */
 #define PATCH_BYTES ((size_t)64 << 20)
 #define DEPTHWISE_THREADS 2048 /* of a processor, for weight gradients */
+#define FILTER_BLOCKS 3        /* of a processor, the fast way */
+#define PATCH_ROW 8            /* numbers that a row of patches is a multiple of */
+#define LINE_OUTPUTS 16        /* of one thread, at least: its weights cost nine reads of memory */
 
 static bool is_depthwise(const struct learner_op *op)
 {
@@ -24,6 +29,19 @@ static bool is_pointwise(const struct learner_op *op)
 static size_t taps(const struct learner_op *op)
 {
     return op->kernel * op->kernel;
+}
+
+static bool is_small_input(const struct cuda_job *job)
+{
+    return job->cuda->narrow && job->op->in.c % PATCH_ROW && !is_pointwise(job->op);
+}
+
+/* Numbers of a row of patches, and of the weights that it is multiplied with. */
+static size_t patch_row(const struct cuda_job *job)
+{
+    const size_t row = taps(job->op) * job->op->in.c;
+
+    return is_small_input(job) ? (row + PATCH_ROW - 1) / PATCH_ROW * PATCH_ROW : row;
 }
 
 static size_t out_rows(const struct cuda_job *job)
@@ -71,7 +89,7 @@ static struct cuda_packed *find_packed(const struct cuda_job *job)
 {
     struct cuda *cuda = job->cuda;
     const struct learner_op *op = job->op;
-    const size_t bytes = cuda_activation_bytes(cuda, op->out.c * op->in.c * taps(op));
+    const size_t bytes = cuda_activation_bytes(cuda, op->out.c * patch_row(job));
 
     for (size_t i = 0; i < cuda->packed_count; i++)
         if (cuda->packed[i].weight == op->weight)
@@ -119,8 +137,9 @@ void cuda_conv_pack(const struct cuda_job *job)
                                   .co = (unsigned)op->out.c,
                                   .ci = (unsigned)op->in.c,
                                   .taps = (unsigned)taps(op),
+                                  .row = (unsigned)patch_row(job),
                                   .narrow = job->cuda->narrow};
-    cuda_each(job->cuda, GPU_KERNEL_pack, op->out.c * op->in.c * taps(op), &pack);
+    cuda_each(job->cuda, GPU_KERNEL_pack, op->out.c * patch_row(job), &pack);
 }
 
 void cuda_conv_packed(const struct cuda_job *job)
@@ -131,7 +150,7 @@ void cuda_conv_packed(const struct cuda_job *job)
         packed->version = job->pass->weights_version;
 }
 
-/* [co, k k, ci], of the activations' type */
+/* [co, row], of the activations' type */
 static const void *weights(const struct cuda_job *job)
 {
     if (!needs_packing(job))
@@ -182,25 +201,19 @@ static const void *input(const struct cuda_job *job)
 {
     const struct learner_op *op = job->op;
     const size_t rows = job->pass->n * op->in.h * op->in.w;
-    struct gpu_affine affine = {.x = op->x,
-                                .gain = op->x_gain,
-                                .offset = op->x_offset,
-                                .rows = (unsigned)rows,
-                                .c = (unsigned)op->in.c,
-                                .width = cuda_width(op->in.c),
-                                .narrow = job->cuda->narrow,
-                                .act = (int)op->x_act};
+    struct gpu_affine affine = {
+        .x = op->x, .gain = op->x_gain, .offset = op->x_offset, .act = (int)op->x_act};
 
     if (!op->x_gain)
         return op->x;
     affine.y = cuda_scratch(job->cuda, cuda_activation_bytes(job->cuda, rows * op->in.c));
-    cuda_each(job->cuda, GPU_KERNEL_affine, rows * op->in.c / affine.width, &affine);
+    cuda_affine(job->cuda, &affine, rows, op->in.c);
     return affine.y;
 }
 
 /* ---- the library's ---- */
 
-/* NULL: it has none. */
+/* NULL: it has none, or none that is worth it. */
 static struct gpu_conv *library_conv(const struct cuda_job *job, enum gpu_conv_part part, size_t co)
 {
     const struct gpu_window w = window_of(job);
@@ -219,6 +232,8 @@ static struct gpu_conv *library_conv(const struct cuda_job *job, enum gpu_conv_p
     struct cuda *cuda = job->cuda;
     const size_t left = cuda_scratch_left(cuda);
 
+    if (is_small_input(job))
+        return NULL;
     for (size_t i = 0; i < cuda->conv_count; i++) {
         const struct gpu_conv_shape *s = &cuda->convs[i].shape;
         if (s->part == shape.part && s->n == shape.n && s->ci == shape.ci && s->h == shape.h &&
@@ -238,12 +253,12 @@ static struct gpu_conv *library_conv(const struct cuda_job *job, enum gpu_conv_p
 }
 
 static void run_library(const struct cuda_job *job, const struct gpu_conv *conv, const void *x,
-                        const void *w, const void *y)
+                        const void *w, const void *y, bool add)
 {
     void *scratch = cuda_scratch(job->cuda, gpu_conv_scratch(conv));
 
     if (!job->cuda->measured)
-        gpu_conv_run(job->cuda->gpu, conv, (void *)x, (void *)w, (void *)y, scratch);
+        gpu_conv_run(job->cuda->gpu, conv, (void *)x, (void *)w, (void *)y, scratch, add);
 }
 
 /* ---- by patches ---- */
@@ -251,8 +266,7 @@ static void run_library(const struct cuda_job *job, const struct gpu_conv *conv,
 static size_t images_at_once(const struct cuda_job *job)
 {
     const struct learner_op *op = job->op;
-    const size_t image =
-        cuda_activation_bytes(job->cuda, op->out.h * op->out.w * taps(op) * op->in.c);
+    const size_t image = cuda_activation_bytes(job->cuda, op->out.h * op->out.w * patch_row(job));
     const size_t fit = PATCH_BYTES / image ? PATCH_BYTES / image : 1;
 
     return fit < job->pass->n ? fit : job->pass->n;
@@ -272,19 +286,25 @@ static void run_patches(const struct cuda_job *job, enum part part, const void *
     const struct learner_op *op = job->op;
     struct cuda *cuda = job->cuda;
     const size_t most = images_at_once(job), plane = op->out.h * op->out.w;
-    const size_t row = taps(op) * op->in.c;
+    const size_t row = patch_row(job);
     void *patches = cuda_scratch(cuda, cuda_activation_bytes(cuda, most * plane * row));
 
     for (size_t at = 0, n; at < job->pass->n; at += n) {
         n = job->pass->n - at < most ? job->pass->n - at : most;
         const void *x_at = activations_at(job, x, at * learner_shape_count(&op->in));
         void *y_at = (void *)activations_at(job, y, at * plane * co);
-        struct gpu_patches make = {
-            .window = window_of(job), .x = x_at, .patches = patches, .narrow = cuda->narrow};
+        struct gpu_patches make = {.window = window_of(job),
+                                   .x = x_at,
+                                   .patches = patches,
+                                   .row = (unsigned)row,
+                                   .narrow = cuda->narrow};
         make.window.n = (unsigned)n;
         struct gpu_product product = {
             .m = n * plane, .narrow = cuda->narrow != 0, .narrow_c = cuda->narrow != 0};
-        if (part != PART_DATA)
+        if (part != PART_DATA && op->in.c == 3 && op->kernel == 3 && row == 32)
+            cuda_launch(cuda, GPU_KERNEL_patches3, (n * plane + GPU_THREADS - 1) / GPU_THREADS,
+                        &make);
+        else if (part != PART_DATA)
             cuda_each(cuda, GPU_KERNEL_patches, n * plane * row, &make);
         if (part == PART_FORWARD) { /* y = patches w^T */
             product.transpose_b = true;
@@ -314,6 +334,7 @@ static void run_patches(const struct cuda_job *job, enum part part, const void *
         const struct gpu_unpatch back = {.window = make.window,
                                          .patches = patches,
                                          .dx = (void *)x_at,
+                                         .row = (unsigned)row,
                                          .narrow = cuda->narrow,
                                          .add = op->dx_add};
         if (part == PART_DATA)
@@ -342,32 +363,115 @@ static struct gpu_depthwise depthwise(const struct cuda_job *job)
     return args;
 }
 
-static void depthwise_backward(const struct cuda_job *job)
+/* Four channels at a time, each input read once for three outputs. */
+static bool is_fast(const struct learner_op *op)
+{
+    return op->kernel == 3 && op->pad == 1 && op->stride <= 2 && op->in.c % 4 == 0;
+}
+
+/* A thread has four channels of some lines of what is written. */
+static void launch_lines(const struct cuda_job *job, enum gpu_kernel kernel,
+                         struct gpu_depthwise *args, size_t h, size_t w)
+{
+    const size_t lines = (LINE_OUTPUTS + w - 1) / w, pieces = (h + lines - 1) / lines;
+    const size_t threads = job->pass->n * pieces * (job->op->in.c / 4);
+
+    args->lines = (unsigned)lines;
+    cuda_launch(job->cuda, kernel, (threads + GPU_THREADS - 1) / GPU_THREADS, args);
+}
+
+static void depthwise_forward(const struct cuda_job *job)
 {
     const struct learner_op *op = job->op;
-    struct cuda *cuda = job->cuda;
     struct gpu_depthwise args = depthwise(job);
-    const size_t pixels = out_rows(job), channels = live_count(op);
-    const size_t threads = (size_t)DEPTHWISE_THREADS * gpu_processors(cuda->gpu);
 
-    if (op->dx)
-        cuda_each(cuda, GPU_KERNEL_depthwise_data, job->pass->n * learner_shape_count(&op->in),
+    if (is_fast(op))
+        launch_lines(job,
+                     args.x_gain   ? GPU_KERNEL_depthwise3_lazy
+                     : args.narrow ? GPU_KERNEL_depthwise3_narrow
+                                   : GPU_KERNEL_depthwise3,
+                     &args, op->out.h, op->out.w);
+    else
+        cuda_each(job->cuda, GPU_KERNEL_depthwise, job->pass->n * learner_shape_count(&op->out),
                   &args);
-    if (!op->dweight || !channels)
-        return;
-    size_t stretches = threads / channels ? threads / channels : 1;
-    stretches = stretches < pixels / 16 + 1 ? stretches : pixels / 16 + 1;
-    args.row_blocks = (unsigned)stretches;
-    args.partial = cuda_scratch(cuda, stretches * channels * taps(op) * sizeof(double));
+}
+
+static void depthwise_data(const struct cuda_job *job)
+{
+    const struct learner_op *op = job->op;
+    struct gpu_depthwise args = depthwise(job);
+
+    if (is_fast(op))
+        launch_lines(job,
+                     args.narrow ? GPU_KERNEL_depthwise3_data_narrow : GPU_KERNEL_depthwise3_data,
+                     &args, op->in.h, op->in.w);
+    else
+        cuda_each(job->cuda, GPU_KERNEL_depthwise_data, job->pass->n * learner_shape_count(&op->in),
+                  &args);
+}
+
+/* Partial sums of all channels; returns how many there are of each. */
+static unsigned filter_fast(const struct cuda_job *job, struct gpu_depthwise *args)
+{
+    const struct learner_op *op = job->op;
+    size_t tiles;
+
+    args->tile = cuda_tile(op->in.c / 4, &tiles);
+    const size_t lanes = GPU_THREADS / args->tile;
+    const size_t useful = (job->pass->n * op->out.h + lanes - 1) / lanes;
+    const size_t wanted = (size_t)FILTER_BLOCKS * gpu_processors(job->cuda->gpu) / tiles;
+    const size_t few = wanted < useful ? wanted : useful;
+    args->row_blocks = few ? (unsigned)few : 1;
+    args->partial =
+        cuda_scratch(job->cuda, args->row_blocks * op->in.c * taps(op) * sizeof(double));
+    cuda_launch(job->cuda,
+                args->x_gain   ? GPU_KERNEL_depthwise3_filter_lazy
+                : args->narrow ? GPU_KERNEL_depthwise3_filter_narrow
+                               : GPU_KERNEL_depthwise3_filter,
+                args->row_blocks * tiles, args);
+    return args->row_blocks;
+}
+
+/* Of the live channels, pixel by pixel. */
+static unsigned filter_slow(const struct cuda_job *job, struct gpu_depthwise *args)
+{
+    const size_t pixels = out_rows(job), channels = args->channels;
+    const size_t threads = (size_t)DEPTHWISE_THREADS * gpu_processors(job->cuda->gpu);
+    const size_t wanted = threads / channels ? threads / channels : 1;
+    const size_t useful = pixels / 16 + 1;
+
+    args->row_blocks = (unsigned)(wanted < useful ? wanted : useful);
+    args->partial =
+        cuda_scratch(job->cuda, args->row_blocks * channels * taps(job->op) * sizeof(double));
+    cuda_each(job->cuda, GPU_KERNEL_depthwise_filter, channels * args->row_blocks, args);
+    return args->row_blocks;
+}
+
+static void depthwise_filter(const struct cuda_job *job)
+{
+    const struct learner_op *op = job->op;
+    struct gpu_depthwise args = depthwise(job);
+
     args.live = live_list(job);
-    cuda_each(cuda, GPU_KERNEL_depthwise_filter, channels * stretches, &args);
+    const unsigned row_blocks = is_fast(op) ? filter_fast(job, &args) : filter_slow(job, &args);
     const struct gpu_depthwise_total total = {.partial = args.partial,
                                               .dweight = op->dweight,
                                               .live = args.live,
                                               .channels = args.channels,
+                                              .c = (unsigned)op->in.c,
                                               .taps = (unsigned)taps(op),
-                                              .row_blocks = args.row_blocks};
-    cuda_each(cuda, GPU_KERNEL_depthwise_total, channels * taps(op), &total);
+                                              .row_blocks = row_blocks,
+                                              .all = is_fast(op)};
+    cuda_launch(job->cuda, GPU_KERNEL_depthwise_total,
+                (args.channels * taps(op) + GPU_TOTALS - 1) / GPU_TOTALS, &total);
+}
+
+static void depthwise_backward(const struct cuda_job *job)
+{
+    if (job->op->dx)
+        depthwise_data(job);
+    if (job->op->dweight && live_count(job->op))
+        depthwise_filter(job);
 }
 
 /* ---- dense ---- */
@@ -395,27 +499,9 @@ static void dense_forward(const struct cuda_job *job)
     }
     const struct gpu_conv *conv = library_conv(job, GPU_CONV_FORWARD, op->out.c);
     if (conv)
-        run_library(job, conv, x, w, op->y);
+        run_library(job, conv, x, w, op->y, false);
     else
         run_patches(job, PART_FORWARD, x, w, op->y, op->out.c);
-}
-
-/* The library overwrites: what is to be added goes through scratch memory. */
-static void library_data(const struct cuda_job *job, const struct gpu_conv *conv, const void *w)
-{
-    const struct learner_op *op = job->op;
-    const size_t count = job->pass->n * learner_shape_count(&op->in);
-    struct cuda *cuda = job->cuda;
-    struct gpu_add add = {.sum = op->dx, .count = count, .narrow = cuda->narrow};
-
-    if (!op->dx_add) {
-        run_library(job, conv, op->dx, w, op->dy);
-        return;
-    }
-    void *dx = cuda_scratch(cuda, cuda_activation_bytes(cuda, count));
-    run_library(job, conv, dx, w, op->dy);
-    add.more = dx;
-    cuda_each(cuda, GPU_KERNEL_add, count, &add);
 }
 
 static void dense_data(const struct cuda_job *job)
@@ -441,7 +527,7 @@ static void dense_data(const struct cuda_job *job)
     }
     const struct gpu_conv *conv = library_conv(job, GPU_CONV_DATA, op->out.c);
     if (conv)
-        library_data(job, conv, w);
+        run_library(job, conv, op->dx, w, op->dy, op->dx_add);
     else
         run_patches(job, PART_DATA, op->dx, w, op->dy, op->out.c);
 }
@@ -469,7 +555,7 @@ static void dense_filter(const struct cuda_job *job)
 {
     const struct learner_op *op = job->op;
     struct cuda *cuda = job->cuda;
-    const size_t count = live_count(op), numbers = count * op->in.c * taps(op);
+    const size_t count = live_count(op), numbers = count * patch_row(job);
     const bool pointwise = is_pointwise(op);
 
     if (!count)
@@ -495,7 +581,7 @@ static void dense_filter(const struct cuda_job *job)
     if (pointwise)
         cuda_multiply(cuda, &product);
     else if (conv)
-        run_library(job, conv, x, dw, dy);
+        run_library(job, conv, x, dw, dy, false);
     else
         run_patches(job, PART_FILTER, x, dw, dy, count);
     const struct gpu_unpack unpack = {.from = dw,
@@ -504,9 +590,10 @@ static void dense_filter(const struct cuda_job *job)
                                       .count = (unsigned)count,
                                       .ci = (unsigned)op->in.c,
                                       .taps = (unsigned)taps(op),
+                                      .row = (unsigned)patch_row(job),
                                       .narrow = conv ? cuda->narrow : 0};
     if (!pointwise || live)
-        cuda_each(cuda, GPU_KERNEL_unpack, numbers, &unpack);
+        cuda_each(cuda, GPU_KERNEL_unpack, count * op->in.c * taps(op), &unpack);
 }
 
 /* ---- the operation ---- */
@@ -516,9 +603,7 @@ void cuda_conv_forward(const struct cuda_job *job)
     const struct learner_op *op = job->op;
 
     if (is_depthwise(op)) {
-        const struct gpu_depthwise args = depthwise(job);
-        cuda_each(job->cuda, GPU_KERNEL_depthwise, job->pass->n * learner_shape_count(&op->out),
-                  &args);
+        depthwise_forward(job);
     } else {
         dense_forward(job);
     }

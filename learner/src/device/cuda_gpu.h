@@ -59,7 +59,7 @@ struct gpu_product {
 void gpu_multiply(struct gpu *gpu, const struct gpu_product *product);
 
 /* Convolutions of the vendor's library: activations [n, h, w, c], weights [co, k, k, ci], weight
- * gradients alike, all of one type. Nothing is added to what is there. Deterministic. */
+ * gradients alike, all of one type. Deterministic. */
 enum gpu_conv_part { GPU_CONV_FORWARD, GPU_CONV_DATA, GPU_CONV_FILTER };
 struct gpu_conv_shape {
     enum gpu_conv_part part;
@@ -70,9 +70,9 @@ struct gpu_conv_shape {
 struct gpu_conv *gpu_conv_new(struct gpu *gpu, const struct gpu_conv_shape *shape, size_t most);
 size_t gpu_conv_scratch(const struct gpu_conv *conv);
 void gpu_conv_free(struct gpu *gpu, struct gpu_conv *conv);
-/* FORWARD writes y, DATA writes x from y, FILTER writes w from x and y. */
+/* FORWARD writes y, DATA writes x from y, FILTER writes w from x and y. add: to what is there */
 void gpu_conv_run(struct gpu *gpu, const struct gpu_conv *conv, void *x, void *w, void *y,
-                  void *scratch);
+                  void *scratch, bool add);
 
 /* What is queued between the two is recorded and not run. NULL: it could not be recorded, and was
  * not run either. */

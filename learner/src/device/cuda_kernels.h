@@ -11,33 +11,43 @@
 #include <stdint.h>
 
 #define GPU_THREADS 256u   /* of every block */
-#define GPU_TILE 32u       /* widths that a block of a reduction spans */
+#define GPU_TILE 32u       /* widths side by side in a block that walks over rows, at most */
+#define GPU_TOTALS 8u      /* columns that a block adds up */
 #define GPU_TAPS 49u       /* of a depthwise kernel, at most */
 #define GPU_STEP_SLOTS 40u /* parameters of one launch: arguments are 4 KB at most */
 #define GPU_STEP_PIECE (16 * GPU_THREADS)
 
+/* How a block walks over [rows, c]: `tile` widths side by side, every one of them in as many rows
+ * at a time as there are threads for; tiles beside each other, and below them `row_blocks`. */
+struct gpu_walk {
+    unsigned rows, c, width, tile, row_blocks;
+};
+
 /* y = act(x * gain + offset + residual) */
 struct gpu_affine {
+    struct gpu_walk walk;
     const void *x, *residual; /* residual NULL: none */
     void *y;                  /* may be x */
     const float *gain, *offset;
-    unsigned rows, c, width, narrow;
+    unsigned narrow;
     int act;
 };
 
 /* One block sums a tile of channels over a stretch of rows into partial [blocks of rows][2][c]. */
 struct gpu_moments {
+    struct gpu_walk walk;
     const void *x;
     const float *mean;
     double *partial;
-    unsigned rows, c, width, narrow, row_blocks;
+    unsigned narrow;
 };
 
-/* sums [2][c] = partial added up */
+/* sums [2][c] = partial added up; the halves in float32 too, where they are gradients */
 struct gpu_total {
     const double *partial;
     double *sums;
-    unsigned row_blocks, count; /* numbers of a partial */
+    float *dshift, *dscale; /* NULL: not wanted */
+    unsigned row_blocks, c;
 };
 
 struct gpu_norm_finish {
@@ -50,21 +60,16 @@ struct gpu_norm_finish {
 };
 
 struct gpu_norm_back {
-    const void *x, *y, *dy, *residual; /* y NULL: from x, gain, offset, residual; x NULL: hat = 0 */
+    struct gpu_walk walk;
+    const void *x, *y, *dy, *residual; /* y NULL: anew from x and residual; x NULL: hat = 0 */
     void *dx, *dresidual;              /* dresidual NULL: not wanted; dx may be dy */
-    const float *batch_mean, *inv_std, *gain, *offset, *scale;
-    double *partial;        /* as moments: sum of g, sum of g * hat */
-    const double *sums;     /* apply: those, added up; NULL: statistics are constants */
-    float *dscale, *dshift; /* apply: written by its first block; NULL: not wanted */
-    unsigned rows, c, width, narrow, row_blocks;
+    const float *batch_mean, *inv_std, *scale, *shift;
+    double *partial;    /* as moments: sum of g, sum of g * hat */
+    const double *sums; /* apply: those, added up; NULL: statistics are constants */
+    double share;       /* 1 / rows */
+    unsigned narrow;
     int act;
     bool dx_add, dresidual_add;
-};
-
-struct gpu_norm_grads {
-    const double *sums;
-    float *dscale, *dshift;
-    unsigned c;
 };
 
 struct gpu_window {
@@ -100,31 +105,34 @@ struct gpu_depthwise {
     int x_act;
     unsigned narrow;
     bool add;
-    /* weight gradients: partial [blocks of rows][channels][k k], of the live channels */
+    /* weight gradients: partial [blocks of rows][channels][k k], of the live channels; the fast way
+     * has all of them, and spans `tile` fours side by side in a block */
     double *partial;
     const uint32_t *live;
-    unsigned channels, row_blocks;
+    unsigned channels, row_blocks, tile;
+    unsigned lines; /* fast way, not weight gradients: of the result, by one thread */
 };
 
 struct gpu_depthwise_total {
-    const double *partial;
-    float *dweight; /* [c, k, k] */
+    const double *partial; /* [blocks of rows][channels, or c where `all`][taps] */
+    float *dweight;        /* [c, k, k] */
     const uint32_t *live;
-    unsigned channels, taps, row_blocks;
+    unsigned channels, c, taps, row_blocks;
+    bool all;
 };
 
-/* to [co, k k, ci] = from [co, ci, k k] */
+/* to [co, row] = from [co, ci, k k]: of a row, k k times ci, then zeros */
 struct gpu_pack {
     const float *from;
     void *to;
-    unsigned co, ci, taps, narrow;
+    unsigned co, ci, taps, row, narrow;
 };
-/* to [live[i], ci, k k] = from [i, k k, ci] */
+/* to [live[i], ci, k k] = from [i, row] */
 struct gpu_unpack {
     const void *from;
     float *to;
     const uint32_t *live; /* NULL: all */
-    unsigned count, ci, taps, narrow;
+    unsigned count, ci, taps, row, narrow;
 };
 
 /* to [rows, live] = from [rows, c] */
@@ -135,21 +143,21 @@ struct gpu_choose {
     unsigned rows, c, count, narrow;
 };
 
-/* patches [images out_h out_w, k k, c] of images `first`..; 0 outside */
+/* patches [images out_h out_w, row]: of a row, k k times c, 0 outside of the image; then zeros */
 struct gpu_patches {
     struct gpu_window window; /* n: images of this piece */
     const void *x;            /* of the first of them */
     void *patches;
     const float *x_gain, *x_offset;
     int x_act;
-    unsigned narrow;
+    unsigned row, narrow;
 };
 /* dx = patches added up where they came from */
 struct gpu_unpatch {
     struct gpu_window window;
     const void *patches;
     void *dx;
-    unsigned narrow;
+    unsigned row, narrow;
     bool add;
 };
 
@@ -262,7 +270,6 @@ struct gpu_rows {
     X(norm_finish, gpu_norm_finish)                                                                \
     X(norm_back_sums, gpu_norm_back)                                                               \
     X(norm_back, gpu_norm_back)                                                                    \
-    X(norm_grads, gpu_norm_grads)                                                                  \
     X(pool, gpu_pool)                                                                              \
     X(pool_back, gpu_pool_back)                                                                    \
     X(max_pool, gpu_max_pool)                                                                      \
@@ -271,9 +278,18 @@ struct gpu_rows {
     X(depthwise_data, gpu_depthwise)                                                               \
     X(depthwise_filter, gpu_depthwise)                                                             \
     X(depthwise_total, gpu_depthwise_total)                                                        \
+    X(depthwise3, gpu_depthwise)                                                                   \
+    X(depthwise3_narrow, gpu_depthwise)                                                            \
+    X(depthwise3_lazy, gpu_depthwise)                                                              \
+    X(depthwise3_data, gpu_depthwise)                                                              \
+    X(depthwise3_data_narrow, gpu_depthwise)                                                       \
+    X(depthwise3_filter, gpu_depthwise)                                                            \
+    X(depthwise3_filter_narrow, gpu_depthwise)                                                     \
+    X(depthwise3_filter_lazy, gpu_depthwise)                                                       \
     X(pack, gpu_pack)                                                                              \
     X(unpack, gpu_unpack)                                                                          \
     X(choose, gpu_choose)                                                                          \
+    X(patches3, gpu_patches)                                                                       \
     X(patches, gpu_patches)                                                                        \
     X(unpatch, gpu_unpatch)                                                                        \
     X(bias, gpu_bias)                                                                              \

@@ -1,11 +1,16 @@
 /* Our own kernels, in what C and C++ share: compiled by nvcc for a GPU, and by the tests for the
  * processor, block after block and thread after thread. Whoever includes this defines before:
  *
- *   GPU_KERNEL(name, args)  the head of a kernel; `a` is its arguments, `block` of `blocks` where
- * it is GPU_EACH_THREAD(t)      a section that every thread of the block goes through once; nothing
- * but what is GPU_SHARED lives longer, and all wait at its end. `continue` ends it early, break and
- * return are not allowed GPU_SHARED              memory of the block GPU_INLINE              a
- * function for kernels GPU_UNROLL              in front of a short loop
+ * - GPU_KERNEL(name, args), the head of a kernel: `a` is its arguments, `block` of `blocks` the
+ *   place.
+ * - GPU_EACH_THREAD(t), a section that every thread of the block goes through once: nothing but
+ * what is GPU_SHARED lives longer, and all wait at its end. `continue` ends it early; break and
+ * return are not allowed.
+ * - GPU_SHARED, memory of the block; GPU_INLINE, a function for kernels; GPU_UNROLL in front of a
+ *   short loop; GPU_UNROLL_4 in front of a long one that stores nothing: four reads on their way.
+ * - GPU_UNROLL_8, alike.
+ * - GPU_TIMES(a, b), a product that is rounded before anything is added to it.
+ * - GPU_ROUND(f), float32 to bf16, if the hardware can.
  *
  * Within a section no thread reads what another one writes. Sums have a fixed order: the same bytes
  * every time. */
@@ -53,11 +58,15 @@ GPU_INLINE float gpu_from_bf16(uint16_t v)
 /* To the nearest, ties to even; NaN stays NaN. */
 GPU_INLINE uint16_t gpu_to_bf16(float f)
 {
+#ifdef GPU_ROUND
+    return GPU_ROUND(f);
+#else
     const uint32_t bits = gpu_float_to_bits(f);
 
     if ((bits & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(bits >> 16 | 0x40u);
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+#endif
 }
 
 GPU_INLINE float gpu_get(const void *p, size_t i, unsigned narrow)

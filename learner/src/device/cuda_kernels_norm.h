@@ -4,66 +4,149 @@
 
 #include "cuda_kernels_body.h"
 
-/* ---- channel by channel ---- */
+/* ---- walks over rows ---- */
 
-GPU_KERNEL(affine, gpu_affine)
-{
-    const unsigned per_row = a.c / a.width;
-
-    GPU_EACH (i, (size_t)a.rows * per_row) {
-        const unsigned c = (unsigned)i % per_row * a.width;
-        struct gpu_wide v = gpu_get_wide(a.x, i * a.width, a.narrow, a.width);
-        struct gpu_wide r;
-        r.v[0] = r.v[1] = r.v[2] = r.v[3] = 0;
-        if (a.residual)
-            r = gpu_get_wide(a.residual, i * a.width, a.narrow, a.width);
-        GPU_UNROLL
-        for (unsigned j = 0; j < 4; j++)
-            if (j < a.width)
-                v.v[j] = gpu_activate(a.act, v.v[j] * a.gain[c + j] + a.offset[c + j] + r.v[j]);
-        gpu_put_wide(a.y, i * a.width, a.narrow, a.width, v);
-    }
-}
-
-/* A reduction's block: tiles of channels side by side, stretches of rows below each other. Threads
- * are `lanes` rows of `tile` widths. */
 struct gpu_place {
-    unsigned tile, lanes, lane, first_channel, first_row, row_step, row_block;
+    unsigned lanes, lane, channel, row_block, row, step;
     bool idle;
 };
 
-GPU_INLINE struct gpu_place gpu_place_of(unsigned block, unsigned thread, unsigned c,
-                                         unsigned width, unsigned row_blocks)
+GPU_INLINE struct gpu_place gpu_place_of(unsigned block, unsigned thread, const struct gpu_walk *w)
 {
-    const unsigned per_row = c / width;
     struct gpu_place p;
 
-    p.tile = per_row < GPU_TILE ? per_row : GPU_TILE;
-    p.lanes = GPU_THREADS / p.tile;
-    p.lane = thread / p.tile;
-    p.row_block = block % row_blocks;
-    p.first_channel = (block / row_blocks * p.tile + thread % p.tile) * width;
-    p.first_row = p.row_block * p.lanes + p.lane;
-    p.row_step = row_blocks * p.lanes;
-    p.idle = p.lane >= p.lanes || p.first_channel >= c;
+    p.lanes = GPU_THREADS / w->tile;
+    p.lane = thread / w->tile;
+    p.row_block = block % w->row_blocks;
+    p.channel = (block / w->row_blocks * w->tile + thread % w->tile) * w->width;
+    p.row = p.row_block * p.lanes + p.lane;
+    p.step = w->row_blocks * p.lanes;
+    p.idle = p.lane >= p.lanes || p.channel >= w->c;
     return p;
 }
 
-/* Two sums of `width` channels of every thread; the first lane adds those of its column. */
-GPU_INLINE void gpu_column(double *out, const float (*shared)[8], const struct gpu_place *p,
-                           unsigned thread, unsigned c, unsigned width)
+/* Rows that a thread asks for before it stores anything, so that memory is not waited for one row
+ * at a time. */
+#define GPU_ROWS 2u
+
+/* `of` for the width and the type that the arguments have, both of them constants there. */
+#define GPU_BY_TYPE(of, ...)                                                                       \
+    if (a.walk.width == 1)                                                                         \
+        of(&a, block, a.narrow, 1, __VA_ARGS__);                                                   \
+    else if (a.narrow)                                                                             \
+        of(&a, block, 1, 4, __VA_ARGS__);                                                          \
+    else                                                                                           \
+        of(&a, block, 0, 4, __VA_ARGS__)
+
+GPU_INLINE struct gpu_wide gpu_zeros(void)
 {
-    if (p->idle || p->lane != 0)
+    struct gpu_wide out;
+
+    out.v[0] = out.v[1] = out.v[2] = out.v[3] = 0;
+    return out;
+}
+
+/* Numbers of a thread's channels, which may begin anywhere. */
+GPU_INLINE struct gpu_wide gpu_of_channels(const float *of, unsigned channel, unsigned width)
+{
+    struct gpu_wide out = gpu_zeros();
+
+    GPU_UNROLL
+    for (unsigned j = 0; j < 4; j++)
+        if (j < width)
+            out.v[j] = of[channel + j];
+    return out;
+}
+
+/* ---- channel by channel ---- */
+
+GPU_INLINE void gpu_affine_walk(const struct gpu_affine *a, unsigned block, unsigned narrow,
+                                unsigned width, bool residual)
+{
+    GPU_EACH_THREAD (t) {
+        const struct gpu_place p = gpu_place_of(block, t, &a->walk);
+        if (p.idle)
+            continue;
+        const struct gpu_wide gain = gpu_of_channels(a->gain, p.channel, width);
+        const struct gpu_wide offset = gpu_of_channels(a->offset, p.channel, width);
+        for (size_t row = p.row; row < a->walk.rows; row += GPU_ROWS * p.step) {
+            struct gpu_wide v[GPU_ROWS], r[GPU_ROWS];
+            GPU_UNROLL
+            for (unsigned k = 0; k < GPU_ROWS; k++) {
+                const size_t at = (row + k * p.step) * a->walk.c + p.channel;
+                v[k] = r[k] = gpu_zeros();
+                if (row + k * p.step < a->walk.rows) {
+                    v[k] = gpu_get_wide(a->x, at, narrow, width);
+                    if (residual)
+                        r[k] = gpu_get_wide(a->residual, at, narrow, width);
+                }
+            }
+            GPU_UNROLL
+            for (unsigned k = 0; k < GPU_ROWS; k++) {
+                const size_t at = (row + k * p.step) * a->walk.c + p.channel;
+                GPU_UNROLL
+                for (unsigned j = 0; j < 4; j++)
+                    v[k].v[j] =
+                        gpu_activate(a->act, v[k].v[j] * gain.v[j] + offset.v[j] + r[k].v[j]);
+                if (row + k * p.step < a->walk.rows)
+                    gpu_put_wide(a->y, at, narrow, width, v[k]);
+            }
+        }
+    }
+}
+
+GPU_KERNEL(affine, gpu_affine)
+{
+    (void)blocks;
+    GPU_BY_TYPE(gpu_affine_walk, a.residual != NULL);
+}
+
+/* Two sums of `width` channels of every thread; the first lane adds those of its column. */
+GPU_INLINE void gpu_column(double *out, const float (*shared)[8], unsigned block, unsigned thread,
+                           const struct gpu_walk *walk, unsigned width)
+{
+    const struct gpu_place p = gpu_place_of(block, thread, walk);
+
+    if (p.idle || p.lane != 0)
         return;
     for (unsigned j = 0; j < width; j++) {
         double sum = 0, other = 0;
-        for (unsigned lane = 0; lane < p->lanes; lane++) {
-            sum += shared[thread + lane * p->tile][j];
-            other += shared[thread + lane * p->tile][4 + j];
+        for (unsigned lane = 0; lane < p.lanes; lane++) {
+            sum += shared[thread + lane * walk->tile][j];
+            other += shared[thread + lane * walk->tile][4 + j];
         }
-        out[(size_t)p->row_block * 2 * c + p->first_channel + j] = sum;
-        out[(size_t)p->row_block * 2 * c + c + p->first_channel + j] = other;
+        out[(size_t)p.row_block * 2 * walk->c + p.channel + j] = sum;
+        out[(size_t)p.row_block * 2 * walk->c + walk->c + p.channel + j] = other;
     }
+}
+
+GPU_INLINE void gpu_moments_walk(const struct gpu_moments *a, unsigned block, unsigned narrow,
+                                 unsigned width, float (*shared)[8])
+{
+    GPU_EACH_THREAD (t) {
+        const struct gpu_place p = gpu_place_of(block, t, &a->walk);
+        struct gpu_wide sum = gpu_zeros(), square = gpu_zeros(), mean = gpu_zeros();
+        if (!p.idle)
+            mean = gpu_of_channels(a->mean, p.channel, width);
+        GPU_UNROLL_8
+        for (size_t row = p.row; row < (p.idle ? 0 : a->walk.rows); row += p.step) {
+            const struct gpu_wide v =
+                gpu_get_wide(a->x, row * a->walk.c + p.channel, narrow, width);
+            GPU_UNROLL
+            for (unsigned j = 0; j < 4; j++) {
+                const float d = v.v[j] - mean.v[j];
+                sum.v[j] += d;
+                square.v[j] += d * d;
+            }
+        }
+        GPU_UNROLL
+        for (unsigned j = 0; j < 4; j++) {
+            shared[t][j] = sum.v[j];
+            shared[t][4 + j] = square.v[j];
+        }
+    }
+    GPU_EACH_THREAD (t)
+        gpu_column(a->partial, (const float(*)[8])shared, block, t, &a->walk, width);
 }
 
 GPU_KERNEL(moments, gpu_moments)
@@ -71,51 +154,36 @@ GPU_KERNEL(moments, gpu_moments)
     GPU_SHARED float shared[GPU_THREADS][8];
 
     (void)blocks;
-    GPU_EACH_THREAD (t) {
-        const struct gpu_place p = gpu_place_of(block, t, a.c, a.width, a.row_blocks);
-        float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        for (size_t row = p.first_row; !p.idle && row < a.rows; row += p.row_step) {
-            const struct gpu_wide v =
-                gpu_get_wide(a.x, row * a.c + p.first_channel, a.narrow, a.width);
-            GPU_UNROLL
-            for (unsigned j = 0; j < 4; j++) {
-                const float d = j < a.width ? v.v[j] - a.mean[p.first_channel + j] : 0;
-                sum[j] += d;
-                sum[4 + j] += d * d;
-            }
-        }
-        GPU_UNROLL
-        for (unsigned j = 0; j < 8; j++)
-            shared[t][j] = sum[j];
-    }
-    GPU_EACH_THREAD (t) {
-        const struct gpu_place p = gpu_place_of(block, t, a.c, a.width, a.row_blocks);
-        gpu_column(a.partial, (const float(*)[8])shared, &p, t, a.c, a.width);
-    }
+    GPU_BY_TYPE(gpu_moments_walk, shared);
 }
 
-/* A block adds up 32 columns, eight threads each. */
+/* A block adds up GPU_TOTALS columns, 32 threads each. */
 GPU_KERNEL(total, gpu_total)
 {
     GPU_SHARED double shared[GPU_THREADS];
 
     (void)blocks;
     GPU_EACH_THREAD (t) {
-        const unsigned column = block * GPU_TILE + t % GPU_TILE;
+        const unsigned column = block * GPU_TOTALS + t % GPU_TOTALS;
         double sum = 0;
-        for (size_t r = t / GPU_TILE; column < a.count && r < a.row_blocks;
-             r += GPU_THREADS / GPU_TILE)
-            sum += a.partial[r * a.count + column];
+        GPU_UNROLL_4
+        for (size_t r = t / GPU_TOTALS; r < (column < 2 * a.c ? a.row_blocks : 0);
+             r += GPU_THREADS / GPU_TOTALS)
+            sum += a.partial[r * 2 * a.c + column];
         shared[t] = sum;
     }
     GPU_EACH_THREAD (t) {
-        const unsigned column = block * GPU_TILE + t;
+        const unsigned column = block * GPU_TOTALS + t;
         double sum = 0;
-        if (t >= GPU_TILE || column >= a.count)
+        if (t >= GPU_TOTALS || column >= 2 * a.c)
             continue;
-        for (unsigned r = 0; r < GPU_THREADS / GPU_TILE; r++)
-            sum += shared[r * GPU_TILE + t];
+        for (unsigned r = 0; r < GPU_THREADS / GPU_TOTALS; r++)
+            sum += shared[r * GPU_TOTALS + t];
         a.sums[column] = sum;
+        if (column < a.c && a.dshift)
+            a.dshift[column] = (float)sum;
+        if (column >= a.c && a.dscale)
+            a.dscale[column - a.c] = (float)sum;
     }
 }
 
@@ -143,30 +211,76 @@ GPU_KERNEL(norm_finish, gpu_norm_finish)
     }
 }
 
+/* What a thread keeps of its channels. */
+struct gpu_norm_channels {
+    struct gpu_wide mean, inv_std, gain, offset;
+};
+
+GPU_INLINE struct gpu_norm_channels gpu_norm_channels_of(const struct gpu_norm_back *a,
+                                                         unsigned channel, unsigned width)
+{
+    struct gpu_norm_channels k;
+
+    k.mean = gpu_of_channels(a->batch_mean, channel, width);
+    k.inv_std = gpu_of_channels(a->inv_std, channel, width);
+    k.gain = gpu_of_channels(a->scale, channel, width);
+    k.offset = gpu_of_channels(a->shift, channel, width);
+    GPU_UNROLL
+    for (unsigned j = 0; j < 4; j++) { /* as norm_finish has them */
+        k.gain.v[j] *= k.inv_std.v[j];
+        k.offset.v[j] -= k.mean.v[j] * k.gain.v[j];
+    }
+    return k;
+}
+
 /* The gradient before the activation, and x normalised. */
 GPU_INLINE void gpu_norm_gradient(struct gpu_wide *g, struct gpu_wide *hat,
-                                  const struct gpu_norm_back *a, size_t at, unsigned channel)
+                                  const struct gpu_norm_back *a, const struct gpu_norm_channels *k,
+                                  size_t at, unsigned narrow, unsigned width)
 {
-    struct gpu_wide y, r;
+    struct gpu_wide y = gpu_zeros(), r = gpu_zeros();
 
-    *g = gpu_get_wide(a->dy, at, a->narrow, a->width);
-    hat->v[0] = hat->v[1] = hat->v[2] = hat->v[3] = 0;
-    r = y = *hat;
+    *g = gpu_get_wide(a->dy, at, narrow, width);
+    *hat = gpu_zeros();
     if (a->x)
-        *hat = gpu_get_wide(a->x, at, a->narrow, a->width);
+        *hat = gpu_get_wide(a->x, at, narrow, width);
     if (a->y)
-        y = gpu_get_wide(a->y, at, a->narrow, a->width);
+        y = gpu_get_wide(a->y, at, narrow, width);
     else if (a->residual)
-        r = gpu_get_wide(a->residual, at, a->narrow, a->width);
+        r = gpu_get_wide(a->residual, at, narrow, width);
     GPU_UNROLL
     for (unsigned j = 0; j < 4; j++) {
-        if (j >= a->width)
-            continue;
-        const unsigned c = channel + j;
-        const float out = a->y ? y.v[j] : hat->v[j] * a->gain[c] + a->offset[c] + r.v[j];
+        const float out = a->y ? y.v[j] : hat->v[j] * k->gain.v[j] + k->offset.v[j] + r.v[j];
         g->v[j] = gpu_passes(a->act, out) ? g->v[j] : 0;
-        hat->v[j] = a->x ? (hat->v[j] - a->batch_mean[c]) * a->inv_std[c] : 0;
+        hat->v[j] = a->x ? (hat->v[j] - k->mean.v[j]) * k->inv_std.v[j] : 0;
     }
+}
+
+GPU_INLINE void gpu_norm_back_sums_walk(const struct gpu_norm_back *a, unsigned block,
+                                        unsigned narrow, unsigned width, float (*shared)[8])
+{
+    GPU_EACH_THREAD (t) {
+        const struct gpu_place p = gpu_place_of(block, t, &a->walk);
+        const struct gpu_norm_channels k = gpu_norm_channels_of(a, p.idle ? 0 : p.channel, width);
+        struct gpu_wide sum = gpu_zeros(), product = gpu_zeros();
+        GPU_UNROLL_4
+        for (size_t row = p.row; row < (p.idle ? 0 : a->walk.rows); row += p.step) {
+            struct gpu_wide g, hat;
+            gpu_norm_gradient(&g, &hat, a, &k, row * a->walk.c + p.channel, narrow, width);
+            GPU_UNROLL
+            for (unsigned j = 0; j < 4; j++) {
+                sum.v[j] += g.v[j];
+                product.v[j] += g.v[j] * hat.v[j];
+            }
+        }
+        GPU_UNROLL
+        for (unsigned j = 0; j < 4; j++) {
+            shared[t][j] = sum.v[j];
+            shared[t][4 + j] = product.v[j];
+        }
+    }
+    GPU_EACH_THREAD (t)
+        gpu_column(a->partial, (const float(*)[8])shared, block, t, &a->walk, width);
 }
 
 GPU_KERNEL(norm_back_sums, gpu_norm_back)
@@ -174,71 +288,65 @@ GPU_KERNEL(norm_back_sums, gpu_norm_back)
     GPU_SHARED float shared[GPU_THREADS][8];
 
     (void)blocks;
+    GPU_BY_TYPE(gpu_norm_back_sums_walk, shared);
+}
+
+GPU_INLINE void gpu_norm_store(const struct gpu_norm_back *a, const struct gpu_norm_channels *k,
+                               const struct gpu_wide *g, const struct gpu_wide *hat,
+                               const struct gpu_wide *of_g, const struct gpu_wide *of_hat,
+                               size_t at, unsigned narrow, unsigned width)
+{
+    struct gpu_wide to = gpu_zeros();
+
+    if (a->dresidual && a->dresidual_add)
+        to = gpu_get_wide(a->dresidual, at, narrow, width);
+    GPU_UNROLL
+    for (unsigned j = 0; j < 4; j++)
+        to.v[j] += g->v[j];
+    if (a->dresidual)
+        gpu_put_wide(a->dresidual, at, narrow, width, to);
+    to = gpu_zeros();
+    if (a->dx_add)
+        to = gpu_get_wide(a->dx, at, narrow, width);
+    GPU_UNROLL
+    for (unsigned j = 0; j < 4; j++)
+        to.v[j] += (g->v[j] - (of_g->v[j] + hat->v[j] * of_hat->v[j])) * k->gain.v[j];
+    gpu_put_wide(a->dx, at, narrow, width, to);
+}
+
+GPU_INLINE void gpu_norm_back_walk(const struct gpu_norm_back *a, unsigned block, unsigned narrow,
+                                   unsigned width, bool batch)
+{
     GPU_EACH_THREAD (t) {
-        const struct gpu_place p = gpu_place_of(block, t, a.c, a.width, a.row_blocks);
-        float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        for (size_t row = p.first_row; !p.idle && row < a.rows; row += p.row_step) {
-            struct gpu_wide g, hat;
-            gpu_norm_gradient(&g, &hat, &a, row * a.c + p.first_channel, p.first_channel);
-            GPU_UNROLL
-            for (unsigned j = 0; j < 4; j++) {
-                sum[j] += j < a.width ? g.v[j] : 0;
-                sum[4 + j] += j < a.width ? g.v[j] * hat.v[j] : 0;
-            }
+        const struct gpu_place p = gpu_place_of(block, t, &a->walk);
+        if (p.idle)
+            continue;
+        const struct gpu_norm_channels k = gpu_norm_channels_of(a, p.channel, width);
+        struct gpu_wide of_g = gpu_zeros(), of_hat = gpu_zeros();
+        for (unsigned j = 0; batch && j < width; j++) {
+            of_g.v[j] = (float)(a->sums[p.channel + j] * a->share);
+            of_hat.v[j] = (float)(a->sums[a->walk.c + p.channel + j] * a->share);
         }
-        GPU_UNROLL
-        for (unsigned j = 0; j < 8; j++)
-            shared[t][j] = sum[j];
-    }
-    GPU_EACH_THREAD (t) {
-        const struct gpu_place p = gpu_place_of(block, t, a.c, a.width, a.row_blocks);
-        gpu_column(a.partial, (const float(*)[8])shared, &p, t, a.c, a.width);
+        for (size_t row = p.row; row < a->walk.rows; row += GPU_ROWS * p.step) {
+            struct gpu_wide g[GPU_ROWS], hat[GPU_ROWS];
+            GPU_UNROLL
+            for (unsigned i = 0; i < GPU_ROWS; i++)
+                if (row + i * p.step < a->walk.rows)
+                    gpu_norm_gradient(&g[i], &hat[i], a, &k,
+                                      (row + i * p.step) * a->walk.c + p.channel, narrow, width);
+            GPU_UNROLL
+            for (unsigned i = 0; i < GPU_ROWS; i++)
+                if (row + i * p.step < a->walk.rows)
+                    gpu_norm_store(a, &k, &g[i], &hat[i], &of_g, &of_hat,
+                                   (row + i * p.step) * a->walk.c + p.channel, narrow, width);
+        }
     }
 }
 
 GPU_KERNEL(norm_back, gpu_norm_back)
 {
-    const unsigned per_row = a.c / a.width;
-
-    GPU_EACH (i, (size_t)a.rows * per_row) {
-        const unsigned channel = (unsigned)i % per_row * a.width;
-        const size_t at = i * a.width;
-        struct gpu_wide g, hat, out;
-        gpu_norm_gradient(&g, &hat, &a, at, channel);
-        if (a.dresidual) {
-            out = g;
-            if (a.dresidual_add)
-                out = gpu_get_wide(a.dresidual, at, a.narrow, a.width);
-            GPU_UNROLL
-            for (unsigned j = 0; j < 4; j++)
-                out.v[j] = a.dresidual_add ? out.v[j] + g.v[j] : out.v[j];
-            gpu_put_wide(a.dresidual, at, a.narrow, a.width, out);
-        }
-        out.v[0] = out.v[1] = out.v[2] = out.v[3] = 0;
-        if (a.dx_add)
-            out = gpu_get_wide(a.dx, at, a.narrow, a.width);
-        GPU_UNROLL
-        for (unsigned j = 0; j < 4; j++) {
-            if (j >= a.width)
-                continue;
-            const unsigned c = channel + j;
-            float d = g.v[j];
-            if (a.sums)
-                d -= (float)(a.sums[c] / a.rows) + hat.v[j] * (float)(a.sums[a.c + c] / a.rows);
-            out.v[j] += d * a.scale[c] * a.inv_std[c];
-        }
-        gpu_put_wide(a.dx, at, a.narrow, a.width, out);
-    }
-}
-
-GPU_KERNEL(norm_grads, gpu_norm_grads)
-{
-    GPU_EACH (c, a.c) {
-        if (a.dshift)
-            a.dshift[c] = (float)a.sums[c];
-        if (a.dscale)
-            a.dscale[c] = (float)a.sums[a.c + c];
-    }
+    (void)blocks;
+    GPU_BY_TYPE(gpu_norm_back_walk, a.sums != NULL);
 }
 
 /* ---- pools ---- */

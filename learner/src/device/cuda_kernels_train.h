@@ -307,7 +307,8 @@ GPU_KERNEL(load, gpu_load)
         const int y = (int)(pixel % plane / a.w), x = (int)(pixel % plane % a.w);
         float v = gpu_view_value(&a, &a.views[image], c, x, y);
         if (a.share < 1 && other != image)
-            v = a.share * v + (1 - a.share) * gpu_view_value(&a, &a.views[other], c, x, y);
+            v = GPU_TIMES(a.share, v) +
+                GPU_TIMES(1 - a.share, gpu_view_value(&a, &a.views[other], c, x, y));
         gpu_put(a.input, i, a.narrow, v);
     }
 }

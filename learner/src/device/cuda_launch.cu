@@ -1,10 +1,24 @@
 /* Our kernels on a GPU. */
 #include "cuda_driver.h"
 
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 800
+static __device__ __forceinline__ unsigned short round_bf16(float f)
+{
+    unsigned short out;
+
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out) : "f"(f));
+    return out;
+}
+#define GPU_ROUND(f) round_bf16(f)
+#endif
+
 #define GPU_ALIGN(bytes) __align__(bytes)
 #define GPU_INLINE static __device__ __forceinline__
 #define GPU_SHARED __shared__
 #define GPU_UNROLL _Pragma("unroll")
+#define GPU_UNROLL_4 _Pragma("unroll 4")
+#define GPU_UNROLL_8 _Pragma("unroll 8")
+#define GPU_TIMES(a, b) __fmul_rn(a, b)
 #define GPU_KERNEL(name, args)                                                                     \
     static __device__ __forceinline__ void body_##name(const struct args &a, unsigned block,       \
                                                        unsigned blocks);                           \

@@ -163,16 +163,21 @@ static bool describe(struct gpu *gpu, struct gpu_conv *conv, const struct gpu_co
 }
 
 /* The first of the list, which is the fastest by the library's guess, that gives the same bytes
- * every time and keeps within `most`. workspace: asks for the bytes it needs */
+ * every time and keeps within `most`. The guess misses that of two kinds of kernels one may be
+ * worth twice the other: tensor cores go first where the precision allows them, whatever the order.
+ * workspace: asks for the bytes it needs */
 template <typename Perf, typename Workspace>
 static bool choose(struct gpu *gpu, struct gpu_conv *conv, const Perf *list, int count, size_t most,
                    Workspace workspace, int *chosen)
 {
-    for (int i = 0; i < count; i++) {
+    for (int turn = 0; turn < 2 * count; turn++) {
+        const int i = turn % count;
+        const bool tensor = list[i].mathType == CUDNN_TENSOR_OP_MATH;
         size_t bytes = 0;
         if (list[i].status != CUDNN_STATUS_SUCCESS || list[i].determinism != CUDNN_DETERMINISTIC ||
             (gpu->math == GPU_FP32 && list[i].mathType != CUDNN_FMA_MATH &&
-             list[i].mathType != CUDNN_DEFAULT_MATH))
+             list[i].mathType != CUDNN_DEFAULT_MATH) ||
+            (gpu->math != GPU_FP32 && tensor != (turn < count)))
             continue;
         const cudnnMathType_t math = gpu->math == GPU_FP32 ? CUDNN_FMA_MATH : list[i].mathType;
         if (gpu->lib.cudnnSetConvolutionMathType(conv->conv, math) || workspace(list[i], &bytes) ||
@@ -282,23 +287,23 @@ void gpu_conv_free(struct gpu *gpu, struct gpu_conv *conv)
 }
 
 void gpu_conv_run(struct gpu *gpu, const struct gpu_conv *c, void *x, void *w, void *y,
-                  void *scratch)
+                  void *scratch, bool add)
 {
     const struct gpu_libraries *lib = &gpu->lib;
-    const float one = 1, zero = 0;
+    const float one = 1, keep = add ? 1 : 0;
     cudnnStatus_t code;
 
     if (c->part == GPU_CONV_FORWARD)
         code =
             lib->cudnnConvolutionForward(gpu->dnn, &one, c->x, x, c->w, w, c->conv,
-                                         c->algorithm.forward, scratch, c->scratch, &zero, c->y, y);
+                                         c->algorithm.forward, scratch, c->scratch, &keep, c->y, y);
     else if (c->part == GPU_CONV_DATA)
         code = lib->cudnnConvolutionBackwardData(gpu->dnn, &one, c->w, w, c->y, y, c->conv,
-                                                 c->algorithm.data, scratch, c->scratch, &zero,
+                                                 c->algorithm.data, scratch, c->scratch, &keep,
                                                  c->x, x);
     else
         code = lib->cudnnConvolutionBackwardFilter(gpu->dnn, &one, c->x, x, c->y, y, c->conv,
-                                                   c->algorithm.filter, scratch, c->scratch, &zero,
+                                                   c->algorithm.filter, scratch, c->scratch, &keep,
                                                    c->w, w);
     if (code != CUDNN_STATUS_SUCCESS)
         gpu_failed(gpu, "cuDNN, convolution", lib->cudnnGetErrorString(code));

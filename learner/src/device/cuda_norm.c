@@ -2,58 +2,81 @@
  * blocks of rows and then the blocks, in a fixed order. */
 #include "cuda.h"
 
-#define REDUCE_BLOCKS 4 /* of a processor */
+#define REDUCE_BLOCKS 8 /* of a processor */
+#define WALK_BLOCKS 16  /* of a processor, where nothing is added up */
 
 static size_t rows_of(const struct cuda_job *job)
 {
     return job->pass->n * job->op->in.h * job->op->in.w;
 }
 
-struct reduction {
-    unsigned row_blocks;
-    size_t blocks;
-    double *partial; /* [row_blocks][2][c] */
-};
-
-static struct reduction reduction_of(struct cuda *cuda, size_t rows, size_t c)
+unsigned cuda_tile(size_t widths, size_t *tiles)
 {
-    const size_t per_row = c / cuda_width(c), tile = per_row < GPU_TILE ? per_row : GPU_TILE;
-    const size_t tiles = (per_row + tile - 1) / tile, lanes = GPU_THREADS / tile;
-    const size_t wanted = (size_t)REDUCE_BLOCKS * gpu_processors(cuda->gpu) / tiles;
-    const size_t useful = (rows + 4 * lanes - 1) / (4 * lanes); /* four rows a thread at least */
-    const size_t few = wanted < useful ? wanted : useful;
-    struct reduction r = {.row_blocks = few ? (unsigned)few : 1};
+    const size_t most = (widths + GPU_TILE - 1) / GPU_TILE, even = (widths + most - 1) / most;
+    /* tiles of one size, whole sectors of memory where there are several */
+    const size_t tile = most == 1 ? widths : (even + 3) / 4 * 4;
 
-    r.blocks = r.row_blocks * tiles;
-    r.partial = cuda_scratch(cuda, r.row_blocks * 2 * c * sizeof(double));
-    return r;
+    *tiles = (widths + tile - 1) / tile;
+    return (unsigned)tile;
 }
 
-static void add_up(struct cuda *cuda, const struct reduction *r, double *sums, size_t c)
+/* blocks: of a processor; least: rows that a thread walks over, or it is not worth one */
+static struct gpu_walk walk_of(const struct cuda *cuda, size_t rows, size_t c, size_t blocks,
+                               size_t least, size_t *launched)
 {
-    const struct gpu_total total = {.partial = r->partial,
-                                    .sums = sums,
-                                    .row_blocks = r->row_blocks,
-                                    .count = (unsigned)(2 * c)};
+    struct gpu_walk walk = {.rows = (unsigned)rows, .c = (unsigned)c, .width = cuda_width(c)};
+    size_t tiles;
 
-    cuda_launch(cuda, GPU_KERNEL_total, (2 * c + GPU_TILE - 1) / GPU_TILE, &total);
+    walk.tile = cuda_tile(c / walk.width, &tiles);
+    const size_t lanes = GPU_THREADS / walk.tile;
+    const size_t wanted = blocks * gpu_processors(cuda->gpu) / tiles;
+    const size_t useful = (rows + least * lanes - 1) / (least * lanes);
+    const size_t few = wanted < useful ? wanted : useful;
+    walk.row_blocks = few ? (unsigned)few : 1;
+    *launched = walk.row_blocks * tiles;
+    return walk;
+}
+
+void cuda_affine(struct cuda *cuda, struct gpu_affine *affine, size_t rows, size_t c)
+{
+    size_t blocks;
+
+    affine->walk = walk_of(cuda, rows, c, WALK_BLOCKS, 2, &blocks);
+    affine->narrow = cuda->narrow;
+    cuda_launch(cuda, GPU_KERNEL_affine, blocks, affine);
+}
+
+static struct gpu_walk reduction_of(struct cuda *cuda, size_t rows, size_t c, size_t *blocks,
+                                    double **partial)
+{
+    const struct gpu_walk walk = walk_of(cuda, rows, c, REDUCE_BLOCKS, 4, blocks);
+
+    *partial = cuda_scratch(cuda, walk.row_blocks * 2 * c * sizeof **partial);
+    return walk;
+}
+
+static void add_up(struct cuda *cuda, const struct gpu_walk *walk, const double *partial,
+                   double *sums, float *dshift, float *dscale)
+{
+    const struct gpu_total total = {.partial = partial,
+                                    .sums = sums,
+                                    .dshift = dshift,
+                                    .dscale = dscale,
+                                    .row_blocks = walk->row_blocks,
+                                    .c = walk->c};
+
+    cuda_launch(cuda, GPU_KERNEL_total, (2 * walk->c + GPU_TOTALS - 1) / GPU_TOTALS, &total);
 }
 
 void cuda_moments(struct cuda *cuda, const float *x, const float *mean, double *sums, size_t rows,
                   size_t c)
 {
-    const struct reduction r = reduction_of(cuda, rows, c);
-    const struct gpu_moments moments = {.x = x,
-                                        .mean = mean,
-                                        .partial = r.partial,
-                                        .rows = (unsigned)rows,
-                                        .c = (unsigned)c,
-                                        .width = cuda_width(c),
-                                        .narrow = cuda->narrow,
-                                        .row_blocks = r.row_blocks};
+    struct gpu_moments moments = {.x = x, .mean = mean, .narrow = cuda->narrow};
+    size_t blocks;
 
-    cuda_launch(cuda, GPU_KERNEL_moments, r.blocks, &moments);
-    add_up(cuda, &r, sums, c);
+    moments.walk = reduction_of(cuda, rows, c, &blocks, &moments.partial);
+    cuda_launch(cuda, GPU_KERNEL_moments, blocks, &moments);
+    add_up(cuda, &moments.walk, moments.partial, sums, NULL, NULL);
 }
 
 /* Statistics of this pass, and y = act(x gain + offset + residual) where y is wanted. */
@@ -74,20 +97,16 @@ static void normalise(const struct cuda_job *job, const float *x, const double *
                                            .offset = offset,
                                            .rows = (double)rows,
                                            .c = (unsigned)c};
-    const struct gpu_affine affine = {.x = x,
-                                      .residual = op->residual,
-                                      .y = op->y,
-                                      .gain = gain,
-                                      .offset = offset,
-                                      .rows = (unsigned)rows,
-                                      .c = (unsigned)c,
-                                      .width = cuda_width(c),
-                                      .narrow = job->cuda->narrow,
-                                      .act = (int)op->act};
+    struct gpu_affine affine = {.x = x,
+                                .residual = op->residual,
+                                .y = op->y,
+                                .gain = gain,
+                                .offset = offset,
+                                .act = (int)op->act};
 
     cuda_each(job->cuda, GPU_KERNEL_norm_finish, c, &finish);
     if (op->y)
-        cuda_each(job->cuda, GPU_KERNEL_affine, rows * c / affine.width, &affine);
+        cuda_affine(job->cuda, &affine, rows, c);
 }
 
 void cuda_norm_forward(const struct cuda_job *job)
@@ -118,39 +137,34 @@ void cuda_norm_backward(const struct cuda_job *job)
     struct cuda *cuda = job->cuda;
     const size_t rows = rows_of(job), c = op->in.c;
     const bool batch = job->pass->mode == LEARNER_TRAIN;
+    /* what the activation let pass is seen by x alone, and that is read anyway */
+    const bool anew = op->x && op->x != op->y && !op->residual;
     struct gpu_norm_back back = {.x = op->x,
-                                 .y = op->y,
+                                 .y = anew ? NULL : op->y,
                                  .dy = op->dy,
                                  .residual = op->residual,
                                  .dx = op->dx,
                                  .dresidual = op->dresidual,
                                  .batch_mean = op->batch_mean,
                                  .inv_std = op->inv_std,
-                                 .gain = op->gain,
-                                 .offset = op->offset,
                                  .scale = op->scale,
-                                 .rows = (unsigned)rows,
-                                 .c = (unsigned)c,
-                                 .width = cuda_width(c),
+                                 .shift = op->shift,
+                                 .share = 1.0 / (double)rows,
                                  .narrow = cuda->narrow,
                                  .act = (int)op->act,
                                  .dx_add = op->dx_add,
                                  .dresidual_add = op->dresidual_add};
+    size_t blocks;
 
     if (batch || op->dscale || op->dshift) {
-        const struct reduction r = reduction_of(cuda, rows, c);
         double *sums = cuda_scratch(cuda, 2 * c * sizeof *sums);
-        const struct gpu_norm_grads grads = {
-            .sums = sums, .dscale = op->dscale, .dshift = op->dshift, .c = (unsigned)c};
-        back.partial = r.partial;
-        back.row_blocks = r.row_blocks;
-        cuda_launch(cuda, GPU_KERNEL_norm_back_sums, r.blocks, &back);
-        add_up(cuda, &r, sums, c);
-        if (op->dscale || op->dshift)
-            cuda_each(cuda, GPU_KERNEL_norm_grads, c, &grads);
+        back.walk = reduction_of(cuda, rows, c, &blocks, &back.partial);
+        cuda_launch(cuda, GPU_KERNEL_norm_back_sums, blocks, &back);
+        add_up(cuda, &back.walk, back.partial, sums, op->dshift, op->dscale);
         back.sums = batch ? sums : NULL;
     }
-    cuda_each(cuda, GPU_KERNEL_norm_back, rows * c / back.width, &back);
+    back.walk = walk_of(cuda, rows, c, WALK_BLOCKS, 2, &blocks);
+    cuda_launch(cuda, GPU_KERNEL_norm_back, blocks, &back);
 }
 
 void cuda_pool_run(const struct cuda_job *job)

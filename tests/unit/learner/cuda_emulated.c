@@ -24,6 +24,9 @@ static unsigned thread_after(unsigned t)
 #define GPU_INLINE static inline
 #define GPU_SHARED static
 #define GPU_UNROLL
+#define GPU_UNROLL_4
+#define GPU_UNROLL_8
+#define GPU_TIMES(a, b) ((a) * (b))
 #define GPU_KERNEL(name, args)                                                                     \
     static void kernel_##name(const struct args a, unsigned block, unsigned blocks)
 #define GPU_EACH_THREAD(t)                                                                         \
@@ -74,6 +77,7 @@ struct work {
     void *to, *more, *scratch;
     const void *from;
     size_t bytes;
+    bool add;
 };
 
 struct gpu_recording {
@@ -188,7 +192,8 @@ static void conv_run(const struct gpu *gpu, const struct work *work)
     convolve(s, work->to, work->from, work->more, sums);
     memset(work->scratch, 0xff, SCRATCH);
     for (size_t i = 0; i < count; i++)
-        gpu_put(result, i, s->narrow, (float)sums[i]);
+        gpu_put(result, i, s->narrow,
+                (float)(sums[i] + (work->add ? gpu_get(result, i, s->narrow) : 0)));
     free(sums);
 }
 
@@ -418,11 +423,16 @@ void gpu_conv_free(struct gpu *gpu, struct gpu_conv *conv)
 }
 
 void gpu_conv_run(struct gpu *gpu, const struct gpu_conv *conv, void *x, void *w, void *y,
-                  void *scratch)
+                  void *scratch, bool add)
 {
     cuda_emulated.convs++;
-    queue(gpu, &(struct work){
-                   .kind = CONV, .conv = *conv, .to = x, .from = w, .more = y, .scratch = scratch});
+    queue(gpu, &(struct work){.kind = CONV,
+                              .conv = *conv,
+                              .to = x,
+                              .from = w,
+                              .more = y,
+                              .scratch = scratch,
+                              .add = add});
 }
 
 bool gpu_record(struct gpu *gpu)
