@@ -257,10 +257,13 @@ int cmd_export(int argc, char **argv)
         "MODEL",
         "Turns a model (.flm) into a safetensors or npz file, for PyTorch or NumPy.",
         "Network and class names become metadata (npz: the member frostline.json). The\n"
-        "freeze plan, the parent and signatures have no place there and are left out.",
+        "freeze plan, the parent and signatures have no place there and are left out.\n\n"
+        "With --dtype bf16 a safetensors file takes half the space: weights are rounded\n"
+        "to 8 significant bits, batch norms and biases are not. What is imported from it\n"
+        "is another version than MODEL.",
         1,
         1};
-    const char *out = NULL, *format = "auto";
+    const char *out = NULL, *format = "auto", *dtype = "f32";
     bool json = false;
     struct delta_opt opts[] = {
         {.name = "out",
@@ -274,6 +277,11 @@ int cmd_export(int argc, char **argv)
          .value = &format,
          .choices = "auto|safetensors|npz",
          .help = "auto: npz where --out ends so"},
+        {.name = "dtype",
+         .kind = DELTA_OPT_CHOICE,
+         .value = &dtype,
+         .choices = "f32|bf16",
+         .help = "of weights; bf16: in safetensors only"},
         {.name = "json", .kind = DELTA_OPT_FLAG, .value = &json, .help = "print one JSON object"},
         {.name = NULL}};
     struct delta_error err = DELTA_ERROR_INIT;
@@ -283,10 +291,17 @@ int cmd_export(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
+    const bool narrow = strcmp(dtype, "bf16") == 0, npz = wants_npz(format, out);
+    if (narrow && npz) {
+        (void)delta_fail(&err, DELTA_USAGE,
+                         "NumPy has no bf16; leave --dtype out, or write safetensors");
+        return delta_cli_fail(&help, &err);
+    }
     if (cmd_refuse_onto(out, argv[first], &err) || cmd_model_open(&file, argv[first], &err))
         return delta_cli_fail(&help, &err);
-    st = wants_npz(format, out) ? delta_npz_save(&file.model, out, &err)
-                                : delta_safetensors_save(&file.model, out, &err);
+    st = npz ? delta_npz_save(&file.model, out, &err)
+             : delta_safetensors_save(
+                   &file.model, narrow ? DELTA_SAFETENSORS_BF16 : DELTA_SAFETENSORS_F32, out, &err);
     rc = st ? delta_cli_fail(&help, &err) : 0;
     if (!st && json)
         rc = cmd_print_json(json_pack("{s:o, s:o, s:I}", "version", cmd_json_digest(&file.version),

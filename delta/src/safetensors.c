@@ -161,6 +161,31 @@ enum delta_status delta_safetensors_judge(struct delta_peek *peek, struct delta_
     return st;
 }
 
+/* ---- bf16: the upper half of a float32 ---- */
+
+static void widen(float *out, const uint8_t *narrow, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t bits = (uint32_t)narrow[2 * i] << 16 | (uint32_t)narrow[2 * i + 1] << 24;
+        memcpy(&out[i], &bits, sizeof bits);
+    }
+}
+
+/* To the nearest, ties to even; NaN stays NaN. */
+static void narrow_to(uint8_t *out, const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        if ((bits & 0x7fffffffu) > 0x7f800000u)
+            bits |= 0x400000u;
+        else
+            bits += 0x7fffu + (bits >> 16 & 1);
+        out[2 * i] = (uint8_t)(bits >> 16);
+        out[2 * i + 1] = (uint8_t)(bits >> 24);
+    }
+}
+
 /* ---- one tensor ---- */
 
 static bool is_batch_counter(const char *name, const char *dtype)
@@ -180,7 +205,7 @@ static enum delta_status load_tensor(struct delta_model *model, const struct ent
     const size_t rank = json_array_size(list);
     uint64_t shape[DELTA_TENSOR_RANK_MAX];
     struct delta_tensor *tensor;
-    size_t count;
+    size_t count, each;
     enum delta_status st;
 
     if (!dtype || !json_is_array(list))
@@ -189,8 +214,10 @@ static enum delta_status load_tensor(struct delta_model *model, const struct ent
         return entry->end - entry->begin == 8
                    ? DELTA_OK
                    : delta_fail(err, DELTA_FORMAT, "its offsets do not hold one number");
-    if (strcmp(dtype, "F32") != 0)
-        return delta_fail(err, DELTA_UNSUPPORTED, "dtype '%.20s'; only F32 is read", dtype);
+    each = strcmp(dtype, "F32") == 0 ? 4 : strcmp(dtype, "BF16") == 0 ? 2 : 0;
+    if (!each)
+        return delta_fail(err, DELTA_UNSUPPORTED, "dtype '%.20s'; only F32 and BF16 are read",
+                          dtype);
     if (rank < 1 || rank > DELTA_TENSOR_RANK_MAX)
         return delta_fail(err, DELTA_UNSUPPORTED, "rank %zu is not within 1 and %d", rank,
                           DELTA_TENSOR_RANK_MAX);
@@ -200,11 +227,13 @@ static enum delta_status load_tensor(struct delta_model *model, const struct ent
     st = delta_shape_count((uint32_t)rank, shape, &count, err);
     if (st)
         return st;
-    if (entry->end - entry->begin != (uint64_t)count * sizeof(float))
+    if (entry->end - entry->begin != (uint64_t)count * each)
         return delta_fail(err, DELTA_FORMAT, "its shape needs %zu bytes, its offsets hold %llu",
-                          count * sizeof(float), (unsigned long long)(entry->end - entry->begin));
+                          count * each, (unsigned long long)(entry->end - entry->begin));
     st = delta_model_add_tensor(model, entry->name, (uint32_t)rank, shape, &tensor, err);
-    if (!st)
+    if (!st && each == 2)
+        widen(tensor->data, data.data + entry->begin, count);
+    else if (!st)
         memcpy(tensor->data, data.data + entry->begin, count * sizeof(float));
     return st;
 }
@@ -275,18 +304,32 @@ enum delta_status delta_safetensors_load(struct delta_model *out, const char *pa
 
 /* ---- writing ---- */
 
-static json_t *describe(const struct delta_tensor *tensor, uint64_t begin)
+/* Vectors (batch norms, biases) are few, and their roundings would reach whole channels. */
+static bool goes_narrow(const struct delta_tensor *tensor, enum delta_safetensors_dtype dtype)
+{
+    return dtype == DELTA_SAFETENSORS_BF16 && tensor->rank > 1;
+}
+
+static uint64_t bytes_of(const struct delta_tensor *tensor, enum delta_safetensors_dtype dtype)
+{
+    return (uint64_t)tensor->count * (goes_narrow(tensor, dtype) ? 2 : sizeof(float));
+}
+
+static json_t *describe(const struct delta_tensor *tensor, enum delta_safetensors_dtype dtype,
+                        uint64_t begin)
 {
     json_t *shape = json_array();
 
     for (uint32_t i = 0; i < tensor->rank; i++)
         json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i]));
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
-                     (json_int_t)begin, (json_int_t)(begin + tensor->count * sizeof(float)));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", goes_narrow(tensor, dtype) ? "BF16" : "F32",
+                     "shape", shape, "data_offsets", (json_int_t)begin,
+                     (json_int_t)(begin + bytes_of(tensor, dtype)));
 }
 
 /* JSON, padded with blanks so that the tensors begin on 8 bytes. */
-static enum delta_status header_text(const struct delta_model *model, struct delta_buf *out,
+static enum delta_status header_text(const struct delta_model *model,
+                                     enum delta_safetensors_dtype dtype, struct delta_buf *out,
                                      struct delta_error *err)
 {
     json_t *header = json_object();
@@ -299,8 +342,8 @@ static enum delta_status header_text(const struct delta_model *model, struct del
     delta_buf_init(out, HEADER_MAX + 16);
     for (size_t i = 0; i < model->tensor_count && !bad; i++) {
         bad |= json_object_set_new(header, model->tensors[i].name,
-                                   describe(&model->tensors[i], offset));
-        offset += model->tensors[i].count * sizeof(float);
+                                   describe(&model->tensors[i], dtype, offset));
+        offset += bytes_of(&model->tensors[i], dtype);
     }
     if (!bad)
         text = json_dumps(header, JSON_COMPACT);
@@ -323,21 +366,37 @@ done:
     return st;
 }
 
-enum delta_status delta_safetensors_save(const struct delta_model *model, const char *path,
+static enum delta_status write_tensor(struct delta_newfile *file, const struct delta_tensor *tensor,
+                                      enum delta_safetensors_dtype dtype, struct delta_error *err)
+{
+    uint8_t piece[8192];
+    enum delta_status st = DELTA_OK;
+
+    if (!goes_narrow(tensor, dtype))
+        return delta_newfile_write(file, delta_bytes(tensor->data, tensor->count * sizeof(float)),
+                                   err);
+    for (size_t at = 0, n; at < tensor->count && !st; at += n) {
+        n = tensor->count - at < sizeof piece / 2 ? tensor->count - at : sizeof piece / 2;
+        narrow_to(piece, tensor->data + at, n);
+        st = delta_newfile_write(file, delta_bytes(piece, 2 * n), err);
+    }
+    return st;
+}
+
+enum delta_status delta_safetensors_save(const struct delta_model *model,
+                                         enum delta_safetensors_dtype dtype, const char *path,
                                          struct delta_error *err)
 {
     struct delta_newfile file = DELTA_NEWFILE_INIT;
     struct delta_buf header;
-    enum delta_status st = header_text(model, &header, err);
+    enum delta_status st = header_text(model, dtype, &header, err);
 
     if (!st)
         st = delta_newfile_open(&file, path, 0644, err);
     if (!st)
         st = delta_newfile_write(&file, delta_buf_bytes(&header), err);
     for (size_t i = 0; i < model->tensor_count && !st; i++)
-        st = delta_newfile_write(
-            &file, delta_bytes(model->tensors[i].data, model->tensors[i].count * sizeof(float)),
-            err);
+        st = write_tensor(&file, &model->tensors[i], dtype, err);
     if (!st)
         st = delta_newfile_commit(&file, err);
     delta_newfile_release(&file);

@@ -127,7 +127,7 @@ static enum delta_status save(const struct delta_model *model, const char *dir, 
     char path[1024];
 
     snprintf(path, sizeof path, "%.900s/%s", dir, name);
-    return delta_safetensors_save(model, path, err);
+    return delta_safetensors_save(model, DELTA_SAFETENSORS_F32, path, err);
 }
 
 static enum delta_status dump(const struct job *job, struct delta_error *err)

@@ -1,5 +1,5 @@
 /* safetensors files (huggingface format): 8-byte length, JSON header, tensors.
- * Import takes float32 tensors as they are; int64 "num_batches_tracked" entries are left out.
+ * Import takes float32 tensors as they are and widens bf16 ones; int64 "num_batches_tracked" entries are left out.
  * Metadata that this project understands: arch, width, stem, mean, std, classes, class_names. */
 #ifndef DELTA_SAFETENSORS_H
 #define DELTA_SAFETENSORS_H
@@ -49,7 +49,11 @@ DELTA_MUST_USE enum delta_status delta_safetensors_judge(struct delta_peek *peek
 DELTA_MUST_USE enum delta_status delta_safetensors_load(struct delta_model *out, const char *path,
                                                         struct delta_safetensors_info *info,
                                                         struct delta_error *err);
+/* What values are written as. BF16: the tensors of two dimensions and more, rounded to the nearest;
+ * vectors stay float32. */
+enum delta_safetensors_dtype { DELTA_SAFETENSORS_F32, DELTA_SAFETENSORS_BF16 };
 DELTA_MUST_USE enum delta_status delta_safetensors_save(const struct delta_model *model,
+                                                        enum delta_safetensors_dtype dtype,
                                                         const char *path, struct delta_error *err);
 
 /* A model file of either kind, told apart by content (.flm magic, else safetensors). */

@@ -50,6 +50,12 @@ static void safetensors_lies_are_refused(void **state)
     } rows[] = {
         {"{" META "," FCW "," FCB "}", 32, DELTA_OK, ""},
         {"{" META "," FCW "," FCB "}", 31, DELTA_TRUNCATED, "fc.bias"},
+        {"{" META ",\"fc.weight\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[0,12]}"
+         ",\"fc.bias\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[12,16]}}",
+         16, DELTA_OK, ""},
+        {"{" META ",\"fc.weight\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[0,24]}"
+         "," FCB "}",
+         32, DELTA_FORMAT, "needs 12 bytes"},
         {"{" META "," FCW "," FCB "}", 33, DELTA_FORMAT, "1 bytes follow"},
         {"{" FCW "," FCB "}", 32, DELTA_UNSUPPORTED, "architecture"},
         {"{" META "," FCW
@@ -205,13 +211,56 @@ static void safetensors_export_round_trip(void **state)
     model.arch.mean[0] = 1.0 / 3;
     for (size_t i = 0; i < model.tensor_count; i++) /* a plan has no place in safetensors */
         assert_ok(delta_tensor_set_freeze(&model.tensors[i], DELTA_FREEZE_LIVE, NULL, 0, &err));
-    assert_ok(delta_safetensors_save(&model, path, &err));
+    assert_ok(delta_safetensors_save(&model, DELTA_SAFETENSORS_F32, path, &err));
     assert_ok(delta_model_load_any(&back, path, &b, NULL, &err));
     fixture_assert_same(&model, &back);
     assert_ok(delta_model_digest(&model, &a, &err));
     assert_memory_equal(a.bytes, b.bytes, 32);
     delta_model_release(&model);
     delta_model_release(&back);
+}
+
+/* Weights keep their upper half, rounded to the nearest even; vectors keep all; what comes back
+ * once comes back again. */
+static void safetensors_bf16_rounds_weights_once(void **state)
+{
+    struct delta_error err = DELTA_ERROR_INIT;
+    const char *path = harness_path(&scratch, "narrow.safetensors");
+    static const uint32_t from[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x80000000,
+                                    0x7f7fffff, 0x7fc00001, 0x00008001, 0xff800000};
+    static const uint32_t to[] = {0x3f800000, 0x3f820000, 0x3f810000, 0x80000000,
+                                  0x7f800000, 0x7fc00000, 0x00010000, 0xff800000};
+    struct delta_model model, back, again;
+    size_t wide = 0, narrow = 0;
+
+    (void)state;
+    fixture_model(&model);
+    for (size_t i = 0; i < model.tensor_count; i++) {
+        struct delta_tensor *tensor = &model.tensors[i];
+        assert_ok(delta_tensor_set_freeze(tensor, DELTA_FREEZE_LIVE, NULL, 0, &err));
+        if (tensor->rank > 1 && tensor->count >= 8)
+            memcpy(tensor->data, from, sizeof from);
+    }
+    assert_ok(delta_safetensors_save(&model, DELTA_SAFETENSORS_BF16, path, &err));
+    assert_ok(delta_safetensors_load(&back, path, NULL, &err));
+    for (size_t i = 0; i < model.tensor_count; i++) {
+        const struct delta_tensor *a = &model.tensors[i];
+        const struct delta_tensor *b = delta_model_find(&back, a->name);
+        if (a->rank == 1) {
+            assert_memory_equal(a->data, b->data, a->count * sizeof(float));
+            wide++;
+        } else if (a->count >= 8) {
+            assert_memory_equal(b->data, to, sizeof to);
+            narrow++;
+        }
+    }
+    assert_true(wide > 0 && narrow > 0);
+    assert_ok(delta_safetensors_save(&back, DELTA_SAFETENSORS_BF16, path, &err));
+    assert_ok(delta_safetensors_load(&again, path, NULL, &err));
+    fixture_assert_same(&back, &again);
+    delta_model_release(&model);
+    delta_model_release(&back);
+    delta_model_release(&again);
 }
 
 static void safetensors_load_any_knows_both(void **state)
@@ -270,6 +319,7 @@ int main(void)
         cmocka_unit_test(safetensors_header_lengths_are_bounded),
         cmocka_unit_test(safetensors_counters_are_left_out),
         cmocka_unit_test(safetensors_export_round_trip),
+        cmocka_unit_test(safetensors_bf16_rounds_weights_once),
         cmocka_unit_test(safetensors_load_any_knows_both),
         cmocka_unit_test(safetensors_reference_network_loads),
     };

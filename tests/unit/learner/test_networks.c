@@ -199,7 +199,7 @@ static void wrong_hints_name_tensor_and_shapes(void **state)
 
     (void)state;
     init_row(&model, "resnet18", "cifar", 16, 32, 4);
-    assert_ok(delta_safetensors_save(&model, path, &err));
+    assert_ok(delta_safetensors_save(&model, DELTA_SAFETENSORS_F32, path, &err));
     assert_ok(delta_file_read(path, (size_t)64 << 20, &file, &err));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         assert_status(
