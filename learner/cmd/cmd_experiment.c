@@ -42,7 +42,7 @@ static struct delta_verb_help help = {
 struct experiment {
     struct learner_common common;
     const char *data, *out, *cache, *pictures, *format;
-    struct delta_opt_list bases;
+    struct delta_opt_list bases, only;
     int64_t workers;
     bool small, list;
     size_t failed;
@@ -143,6 +143,8 @@ static enum delta_status run(struct experiment *e, const char *path, struct delt
                                                      .data = e->data,
                                                      .bases = e->bases.items,
                                                      .base_count = e->bases.count,
+                                                     .only = e->only.items,
+                                                     .only_count = e->only.count,
                                                      .device = place(e),
                                                      .threads = (int)e->common.threads};
     struct learner_experiment *plan = NULL;
@@ -191,6 +193,8 @@ int learner_cmd_experiment(int argc, char **argv)
         {"data", DELTA_OPT_TEXT, &e.data, .arg = "SOURCE", .help = "images, instead of the plan's"},
         {"base", DELTA_OPT_LIST, &e.bases, .arg = "NAME=FILE",
          .help = "a model file, instead of the plan's base of that name"},
+        {"only", DELTA_OPT_LIST, &e.only, .arg = "PATTERN",
+         .help = "only runs whose key matches, e.g. 'resnet18-w64/*/frostline*/seed 1*'"},
         {"small", DELTA_OPT_FLAG, &e.small, .help = "the plan's small version"},
         {"workers", DELTA_OPT_INT, &e.workers, .arg = "N",
          .help = "runs at once; 0: the plan's, or one for each core", .low = 0, .high = 1024},

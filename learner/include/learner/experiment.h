@@ -20,14 +20,17 @@ struct learner_experiment_choice {
     const char *data;         /* source of images */
     const char *const *bases; /* "NAME=FILE": that base is this model file */
     size_t base_count;
+    const char *const *only; /* patterns of the shell: runs whose key matches one; none: all */
+    size_t only_count;
     const char *device;
     int threads; /* of each run */
 };
 
 /* Reads and checks a plan. Nothing is run or written.
  *   choice   may be NULL
- *   fails    NOT_FOUND, FORMAT (file, line, place in the plan, what is known there), UNSUPPORTED
- *            (a method; names those that are known), MISMATCH, LIMIT, NO_MEMORY */
+ *   fails    NOT_FOUND (also when no run's key matches), FORMAT (file, line, place in the plan, what
+ *            is known there), UNSUPPORTED (a method; names those that are known), MISMATCH, LIMIT,
+ *            NO_MEMORY */
 DELTA_MUST_USE enum delta_status
 learner_experiment_load(struct learner_experiment **out, const char *path,
                         const struct learner_experiment_choice *choice, struct delta_error *err);

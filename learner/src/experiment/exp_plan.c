@@ -1,6 +1,7 @@
 /* Reading plans, by the tables of exp_fields.c, and what a command line says instead. */
 #include "exp_plan.h"
 
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,6 +287,32 @@ static enum delta_status read_file(struct learner_experiment *plan, const char *
     return DELTA_OK;
 }
 
+static bool wanted(const struct learner_experiment_choice *choice, const char *key)
+{
+    bool found = choice->only_count == 0;
+
+    for (size_t i = 0; i < choice->only_count && !found; i++)
+        found = fnmatch(choice->only[i], key, 0) == 0;
+    return found;
+}
+
+static enum delta_status keep_wanted(struct learner_experiment *plan,
+                                     const struct learner_experiment_choice *choice,
+                                     struct delta_error *err)
+{
+    const size_t all = plan->run_count;
+
+    plan->run_count = 0;
+    for (size_t i = 0; i < all; i++)
+        if (wanted(choice, plan->runs[i].key))
+            plan->runs[plan->run_count++] = plan->runs[i];
+    if (plan->run_count)
+        return DELTA_OK;
+    return delta_fail(err, DELTA_NOT_FOUND,
+                      "'%s': none of the %zu runs has a key like '%s'; --list shows them",
+                      plan->path, all, choice->only[0]);
+}
+
 enum delta_status learner_experiment_load(struct learner_experiment **out, const char *path,
                                           const struct learner_experiment_choice *choice,
                                           struct delta_error *err)
@@ -309,6 +336,8 @@ enum delta_status learner_experiment_load(struct learner_experiment **out, const
         st = apply_choice(plan, choice, err);
     if (!st)
         st = exp_spread(plan, err);
+    if (!st && choice->only_count)
+        st = keep_wanted(plan, choice, err);
     if (st) {
         learner_experiment_free(plan);
         return st;

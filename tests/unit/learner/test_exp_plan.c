@@ -247,6 +247,31 @@ static void shipped_plans_are_sound(void **state)
     assert_int_equal(plans, 9);
 }
 
+static void only_some_runs_are_wanted(void **state)
+{
+    static const char *const nothings[] = {"*/do-nothing/*"}, *const two[] = {"*/ncm/*",
+                                                                              "*/finetune/*"};
+    static const char *const nobody[] = {"*/nobody/*"};
+    struct learner_experiment *plan = NULL;
+    char path[700];
+    (void)state;
+
+    snprintf(path, sizeof path, "%s/learner/experiments/ten-classes.json",
+             getenv("FROSTLINE_SOURCE"));
+    const struct learner_experiment_choice one = {.small = true, .only = nothings, .only_count = 1};
+    assert_ok(learner_experiment_load(&plan, path, &one, &err));
+    assert_int_equal(learner_experiment_run_count(plan), 1);
+    assert_non_null(strstr(learner_experiment_run_key(plan, 0), "/do-nothing/"));
+    learner_experiment_free(plan);
+    const struct learner_experiment_choice both = {.small = true, .only = two, .only_count = 2};
+    assert_ok(learner_experiment_load(&plan, path, &both, &err));
+    assert_int_equal(learner_experiment_run_count(plan), 2);
+    learner_experiment_free(plan);
+    const struct learner_experiment_choice none = {.small = true, .only = nobody, .only_count = 1};
+    assert_status(learner_experiment_load(&plan, path, &none, &err), DELTA_NOT_FOUND);
+    assert_non_null(strstr(err.text, "*/nobody/*"));
+}
+
 static void schema_names_every_key(void **state)
 {
     static const char *const words[] = {"protocols        required; ",
@@ -275,6 +300,7 @@ int main(void)
         cmocka_unit_test(bad_plans_are_refused_with_their_place),
         cmocka_unit_test(pycil_orders_are_numpys),
         cmocka_unit_test(shipped_plans_are_sound),
+        cmocka_unit_test(only_some_runs_are_wanted),
         cmocka_unit_test(schema_names_every_key),
     };
 

@@ -754,7 +754,8 @@ static void inference_keeps_weights_until_they_change(void **state)
     assert_true(checked >= 3);
 }
 
-int main(void)
+/* usage: test_ops [PATTERN of the tests to run] */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ref_agrees_with_finite_differences),
@@ -765,6 +766,8 @@ int main(void)
         cmocka_unit_test(forward_does_not_depend_on_threads_or_batch),
         cmocka_unit_test(inference_keeps_weights_until_they_change),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
 #ifdef EMULATED
     const struct CMUnitTest emulated[] = {
         cmocka_unit_test(cuda_agrees_with_ref),
