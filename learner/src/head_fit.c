@@ -19,6 +19,9 @@ struct problem {
     double *own;      /* [count] adjusted old logit of the label, where that is old */
     double *features; /* [BLOCK, d] */
     double *mean;     /* [d]; zero where biases have a penalty of their own */
+    double pull;      /* of old classes' images towards the next two */
+    double *middle;   /* [d] their mean feature */
+    double *level;    /* [old] its logits */
     double *scores;   /* [BLOCK, new] */
     const double *start;
 };
@@ -30,6 +33,8 @@ static void problem_release(struct problem *problem)
     free(problem->own);
     free(problem->features);
     free(problem->mean);
+    free(problem->middle);
+    free(problem->level);
     free(problem->scores);
 }
 
@@ -44,6 +49,31 @@ static void find_mean(struct problem *problem)
             problem->mean[j] += data->features[i * data->d + j];
     for (size_t j = 0; j < data->d && data->count; j++)
         problem->mean[j] /= (double)data->count;
+}
+
+static bool is_old(const struct learner_head_data *data, size_t i)
+{
+    return data->labels[i] >= 0 && (size_t)data->labels[i] < data->old_classes;
+}
+
+static void find_middle(struct problem *problem)
+{
+    const struct learner_head_data *data = problem->data;
+    size_t count = 0;
+
+    for (size_t i = 0; i < data->count; i++) {
+        if (!is_old(data, i))
+            continue;
+        count++;
+        for (size_t j = 0; j < data->d; j++)
+            problem->middle[j] += data->features[i * data->d + j];
+        for (size_t c = 0; c < data->old_classes; c++)
+            problem->level[c] += data->old_logits[i * data->old_classes + c];
+    }
+    for (size_t j = 0; j < data->d && count; j++)
+        problem->middle[j] /= (double)count;
+    for (size_t c = 0; c < data->old_classes && count; c++)
+        problem->level[c] /= (double)count;
 }
 
 /* How much more the biases are when features are taken from their mean (way 1), or from 0 (-1). */
@@ -61,15 +91,18 @@ static void reduce_old(struct problem *problem, size_t i, const double *frequenc
 {
     const struct learner_head_data *data = problem->data;
     const float *logits = data->old_classes ? data->old_logits + i * data->old_classes : NULL;
+    const double near = is_old(data, i) ? problem->pull : 1;
     double most = -INFINITY, sum = 0;
 
     for (size_t c = 0; c < data->old_classes; c++)
-        most = fmax(most, logits[c] + frequency[c]);
+        most = fmax(most, near * logits[c] + (1 - near) * problem->level[c] + frequency[c]);
     for (size_t c = 0; c < data->old_classes; c++)
-        sum += exp(logits[c] + frequency[c] - most);
+        sum += exp(near * logits[c] + (1 - near) * problem->level[c] + frequency[c] - most);
     problem->rest[i] = data->old_classes ? most + log(sum) : -INFINITY;
-    if ((size_t)data->labels[i] < data->old_classes)
-        problem->own[i] = logits[data->labels[i]] + frequency[data->labels[i]];
+    if (is_old(data, i)) {
+        const size_t own = (size_t)data->labels[i];
+        problem->own[i] = near * logits[own] + (1 - near) * problem->level[own] + frequency[own];
+    }
 }
 
 static enum delta_status problem_init(struct problem *problem, struct delta_error *err)
@@ -81,11 +114,15 @@ static enum delta_status problem_init(struct problem *problem, struct delta_erro
     problem->offsets = delta_calloc(data->new_classes + 1, sizeof(double));
     problem->features = delta_calloc(BLOCK * data->d + 1, sizeof(double));
     problem->mean = delta_calloc(data->d + 1, sizeof(double));
+    problem->middle = delta_calloc(data->d + 1, sizeof(double));
+    problem->level = delta_calloc(data->old_classes + 1, sizeof(double));
+    problem->pull = data->pull > 0 ? data->pull : 1;
     problem->scores = delta_calloc(BLOCK * data->new_classes + 1, sizeof(double));
     problem->rest = delta_calloc(data->count + 1, sizeof(double));
     problem->own = delta_calloc(data->count + 1, sizeof(double));
     if (!frequency || !problem->offsets || !problem->features || !problem->mean ||
-        !problem->scores || !problem->rest || !problem->own) {
+        !problem->middle || !problem->level || !problem->scores || !problem->rest ||
+        !problem->own) {
         free(frequency);
         return delta_fail(err, DELTA_NO_MEMORY, "out of memory for fitting the classifier");
     }
@@ -97,6 +134,7 @@ static enum delta_status problem_init(struct problem *problem, struct delta_erro
     for (size_t c = 0; c < classes; c++)
         frequency[c] = log(fmax(frequency[c], 1) / (double)(problem->used + !problem->used));
     memcpy(problem->offsets, frequency + data->old_classes, data->new_classes * sizeof(double));
+    find_middle(problem);
     for (size_t i = 0; i < data->count; i++)
         if (data->labels[i] >= 0)
             reduce_old(problem, i, frequency);
@@ -138,10 +176,13 @@ static double one_block(struct problem *problem, size_t first, size_t n, const d
     const int k = (int)rows, d = (int)data->d;
     double loss = 0;
 
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        const float *from = data->features + (first + i) * data->d;
+        double *to = problem->features + i * data->d;
+        const double near = is_old(data, first + i) ? problem->pull : 1;
         for (size_t j = 0; j < data->d; j++)
-            problem->features[i * data->d + j] =
-                data->features[(first + i) * data->d + j] - problem->mean[j];
+            to[j] = near * from[j] + (1 - near) * problem->middle[j] - problem->mean[j];
+    }
     for (size_t i = 0; i < n; i++)
         for (size_t r = 0; r < rows; r++)
             problem->scores[i * rows + r] = x[weights + r] + problem->offsets[r];

@@ -5,6 +5,11 @@
  * The old rows do not move, so their logits are constants and only one number per image remains of
  * them: the convex problem costs O(N k d) a step, however many old classes there are.
  * Rows so fitted on different devices can stand side by side.
+ * Images of old classes are those that the network was trained on: it has learned them by heart,
+ * and unseen ones lie nearer to the middle. With `pull` a, f stands for m + a (f - m), m being the
+ * mean of the old classes' features here; as logits are linear in f, theirs follow without the old
+ * rows.
+ *
  * With old_classes 0 all rows move; `anchored` then penalises the way from the start instead of the
  * length, so that rows with few images stay near what they were. Private. */
 #ifndef LEARNER_HEAD_FIT_H
@@ -23,6 +28,7 @@ struct learner_head_data {
     const int32_t *labels;   /* [count], 0..old+new-1; -1: the image is left out */
     int64_t deadline_ms;     /* monotonic clock: ends with the best so far; 0: none */
     bool anchored;           /* l2/2 |weights - start|^2, biases too */
+    double pull;             /* 0..1; 0: as 1, features stay where they are */
 };
 
 /* weight [new, d] and bias [new]: start on entry, solution on return.

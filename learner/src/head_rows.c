@@ -7,10 +7,14 @@
 #include "exemplar_features.h"
 #include "head_fit.h"
 
-/* A Gaussian prior of variance 4 on each weight of a new row, over the number of images. Measured
- * on held-out base classes: with 10 to 200 images of a class, half to twice as much does as well;
- * with the few exemplars of a small fleet a fixed 1e-4 fits noise. */
-#define PRIOR 0.25
+/* A Gaussian prior on each weight of a new row, this many times as wide (in variance) as old rows
+ * scatter: what a network's rows look like is known, and one that was trained to the end on its
+ * images has small ones. 3 to 30 do as well for three networks (METHODS.md). */
+#define PRIOR_WIDTH 10
+#define PRIOR_VARIANCE 4 /* where no old rows tell */
+/* Where unseen images of a class lie, between the middle of all and where images do that the
+ * network was trained on: their class means at 0.79 to 0.90 of the way (METHODS.md). */
+#define PULL 0.85
 #define MAX_ITERATIONS 300
 
 void learner_pool_release(struct learner_pool *pool)
@@ -119,6 +123,25 @@ enum delta_status learner_rows_imprint(struct learner_task *task,
     return DELTA_OK;
 }
 
+/* 1 / variance of a new row's weights. */
+static double prior_of(const struct delta_tensor *weight, size_t old)
+{
+    const size_t d = weight->count / (size_t)weight->shape[0];
+    double scatter = 0;
+
+    for (size_t j = 0; j < d; j++) {
+        double mean = 0, square = 0;
+        for (size_t c = 0; c < old; c++) {
+            mean += weight->data[c * d + j];
+            square += (double)weight->data[c * d + j] * weight->data[c * d + j];
+        }
+        if (old)
+            scatter += fmax(square - mean * mean / (double)old, 0) / (double)old;
+    }
+    scatter /= (double)d;
+    return 1 / (scatter > 0 && old > 1 ? PRIOR_WIDTH * scatter : PRIOR_VARIANCE);
+}
+
 enum delta_status learner_rows_fit(struct learner_task *task,
                                    const struct learner_embedding *features, const int32_t *labels,
                                    bool all, double anchor, int64_t until_ms,
@@ -133,15 +156,18 @@ enum delta_status learner_rows_fit(struct learner_task *task,
                                            .old_logits = features->logits,
                                            .labels = labels,
                                            .deadline_ms = until_ms,
-                                           .anchored = all};
+                                           .anchored = all,
+                                           .pull = all ? 1 : PULL};
     struct learner_lbfgs_report report = {0};
     struct delta_tensor *weight, *bias;
     enum delta_status st = delta_model_head(task->model, &weight, &bias, err);
 
-    if (!st)
-        st = learner_head_fit(weight->data + fixed * data.d, bias->data + fixed, &data,
-                              all ? anchor : PRIOR / (double)(data.count + !data.count),
-                              MAX_ITERATIONS, &report, err);
+    if (st)
+        return st;
+    const double prior = prior_of(weight, task->base->class_count);
+    st = learner_head_fit(weight->data + fixed * data.d, bias->data + fixed, &data,
+                          all ? anchor : prior / (double)(data.count + !data.count), MAX_ITERATIONS,
+                          &report, err);
     task->cut_short |= report.cut_short;
     return st;
 }

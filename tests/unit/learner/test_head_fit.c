@@ -33,7 +33,7 @@ static void fill(struct pool *pool, uint64_t seed)
                 (float)(learner_rng_normal(&rng) + 2 * (pool->labels[i] == c));
     }
     pool->data = (struct learner_head_data){
-        COUNT, D, OLD, NEW, pool->features, pool->old_logits, pool->labels, 0, false};
+        COUNT, D, OLD, NEW, pool->features, pool->old_logits, pool->labels, 0, false, 0};
 }
 
 /* The objective from its definition, by the engine's own cross-entropy over all logits. */
@@ -114,8 +114,8 @@ static void head_fit_ignores_how_many_samples_a_class_has(void **state)
             memcpy(old_logits + count * OLD, pool.old_logits + i * OLD, OLD * sizeof *old_logits);
             labels[count] = pool.labels[i];
         }
-    const struct learner_head_data tripled = {count,      D,      OLD, NEW,  features,
-                                              old_logits, labels, 0,   false};
+    const struct learner_head_data tripled = {count,      D,      OLD, NEW,   features,
+                                              old_logits, labels, 0,   false, 0};
     assert_ok(learner_head_fit(one, one_bias, &pool.data, 1e-3, 500, NULL, &err));
     assert_ok(learner_head_fit(many, many_bias, &tripled, 1e-3, 500, NULL, &err));
     for (int k = 0; k < NEW; k++)
@@ -146,6 +146,43 @@ static void head_fit_does_not_mind_where_features_lie(void **state)
         }
         assert_true(fabs(bias - here_bias[k]) < 1e-3 * (1 + fabs(bias)));
     }
+}
+
+/* Pulled is the same as fitted to features and logits that were moved before. */
+static void head_fit_pulls_old_classes(void **state)
+{
+    static struct pool pool, moved;
+    float weight[2][NEW * D] = {{0}}, bias[2][NEW] = {{0}};
+    double middle[D] = {0}, level[OLD] = {0}, count = 0;
+    const double pull = 0.6;
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    fill(&pool, 12);
+    fill(&moved, 12);
+    for (int i = 0; i < COUNT; i++) {
+        count += pool.labels[i] < OLD;
+        for (int j = 0; j < D && pool.labels[i] < OLD; j++)
+            middle[j] += pool.features[i * D + j];
+        for (int c = 0; c < OLD && pool.labels[i] < OLD; c++)
+            level[c] += pool.old_logits[i * OLD + c];
+    }
+    for (int i = 0; i < COUNT; i++) {
+        for (int j = 0; j < D && pool.labels[i] < OLD; j++)
+            moved.features[i * D + j] =
+                (float)(pull * pool.features[i * D + j] + (1 - pull) * middle[j] / count);
+        for (int c = 0; c < OLD && pool.labels[i] < OLD; c++)
+            moved.old_logits[i * OLD + c] =
+                (float)(pull * pool.old_logits[i * OLD + c] + (1 - pull) * level[c] / count);
+    }
+    pool.data.pull = pull;
+    assert_ok(learner_head_fit(weight[0], bias[0], &pool.data, 1e-2, 500, NULL, &err));
+    assert_ok(learner_head_fit(weight[1], bias[1], &moved.data, 1e-2, 500, NULL, &err));
+    for (int i = 0; i < NEW * D; i++)
+        assert_true(fabs(weight[0][i] - weight[1][i]) < 1e-3);
+    pool.data.pull = 1;
+    assert_ok(learner_head_fit(weight[1], bias[1], &pool.data, 1e-2, 500, NULL, &err));
+    assert_true(fabs(bias[0][0] - bias[1][0]) > 1e-2);
 }
 
 static double bowl(void *context, const double *x, double *gradient)
@@ -188,6 +225,7 @@ int main(void)
         cmocka_unit_test(head_fit_reaches_the_minimum_of_the_definition),
         cmocka_unit_test(head_fit_ignores_how_many_samples_a_class_has),
         cmocka_unit_test(head_fit_does_not_mind_where_features_lie),
+        cmocka_unit_test(head_fit_pulls_old_classes),
         cmocka_unit_test(lbfgs_solves_a_narrow_bowl),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
