@@ -1,6 +1,7 @@
 /* safetensors files (huggingface format): 8-byte length, JSON header, tensors.
- * Import takes float32 tensors as they are and widens bf16 ones; int64 "num_batches_tracked" entries are left out.
- * Metadata that this project understands: arch, width, stem, mean, std, classes, class_names. */
+ * Import takes float32 tensors as they are and widens bf16 ones; int64 "num_batches_tracked"
+ * entries are left out. Metadata that this project understands: arch, width, stem, mean, std,
+ * classes, class_names. */
 #ifndef DELTA_SAFETENSORS_H
 #define DELTA_SAFETENSORS_H
 

@@ -28,8 +28,8 @@ struct learner_experiment_choice {
 
 /* Reads and checks a plan. Nothing is run or written.
  *   choice   may be NULL
- *   fails    NOT_FOUND (also when no run's key matches), FORMAT (file, line, place in the plan, what
- *            is known there), UNSUPPORTED (a method; names those that are known), MISMATCH, LIMIT,
+ *   fails    NOT_FOUND (also when no run's key matches), FORMAT (file, line, place in the plan,
+ * what is known there), UNSUPPORTED (a method; names those that are known), MISMATCH, LIMIT,
  *            NO_MEMORY */
 DELTA_MUST_USE enum delta_status
 learner_experiment_load(struct learner_experiment **out, const char *path,

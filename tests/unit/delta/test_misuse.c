@@ -74,7 +74,8 @@ static int setup(void **state)
     assert_int_equal(chmod(scratch.path, 0777), 0);
     fixture_model(&m);
     assert_ok(delta_model_save(&m, harness_path(&scratch, "m.flm"), &err));
-    assert_ok(delta_safetensors_save(&m, DELTA_SAFETENSORS_F32, harness_path(&scratch, "m.st"), &err));
+    assert_ok(
+        delta_safetensors_save(&m, DELTA_SAFETENSORS_F32, harness_path(&scratch, "m.st"), &err));
     struct delta_model t;
     assert_ok(delta_model_copy(&t, &m, &err));
     assert_ok(delta_model_digest(&m, &t.parent, &err));

@@ -284,7 +284,8 @@ static void mutated_safetensors(void **state)
     (void)state;
     harness_scratch_make(&scratch);
     fixture_model(&model);
-    assert_ok(delta_safetensors_save(&model, DELTA_SAFETENSORS_F32, harness_path(&scratch, "x"), &err));
+    assert_ok(
+        delta_safetensors_save(&model, DELTA_SAFETENSORS_F32, harness_path(&scratch, "x"), &err));
     assert_ok(delta_file_read(harness_path(&scratch, "x"), 1 << 20, &file, &err));
     hammer("safetensors", delta_buf_bytes(&file), parse_safetensors, NULL, rounds());
     delta_buf_release(&file);
