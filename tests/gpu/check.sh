@@ -43,6 +43,12 @@ expect "all is well" '^0 failed' "$scratch/out/summary.txt"
 expect "results" '"schema"' "$scratch/out/pretrain-resnet18-bf16.json"
 expect "talk" 'talk' "$scratch/out/pretrain-resnet18-bf16.log"
 
+expect "no data" '^ten +SKIP .*--data' "$scratch/out/summary.txt"
+run --data anything --source anywhere
+[ $code -eq 0 ] || { echo "with data it ends with $code"; failed=1; }
+expect "data" '^ten-resnet18-w64 +ok' "$scratch/out/summary.txt"
+expect "data" '"schema"' "$scratch/out/ten-mobilenet_v2.json"
+
 stand_in test_remote 'exit 5'
 stand_in test_remote_runs 'echo "SKIP: because"; exit 77'
 stand_in test_ops 'sleep 30'

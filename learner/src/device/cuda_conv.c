@@ -410,8 +410,8 @@ static void depthwise_data(const struct cuda_job *job)
                   &args);
 }
 
-/* Partial sums of all channels; returns how many there are of each. */
-static unsigned filter_fast(const struct cuda_job *job, struct gpu_depthwise *args)
+/* Partial sums of all channels. */
+static void filter_fast(const struct cuda_job *job, struct gpu_depthwise *args)
 {
     const struct learner_op *op = job->op;
     size_t tiles;
@@ -429,11 +429,10 @@ static unsigned filter_fast(const struct cuda_job *job, struct gpu_depthwise *ar
                 : args->narrow ? GPU_KERNEL_depthwise3_filter_narrow
                                : GPU_KERNEL_depthwise3_filter,
                 args->row_blocks * tiles, args);
-    return args->row_blocks;
 }
 
 /* Of the live channels, pixel by pixel. */
-static unsigned filter_slow(const struct cuda_job *job, struct gpu_depthwise *args)
+static void filter_slow(const struct cuda_job *job, struct gpu_depthwise *args)
 {
     const size_t pixels = out_rows(job), channels = args->channels;
     const size_t threads = (size_t)DEPTHWISE_THREADS * gpu_processors(job->cuda->gpu);
@@ -444,7 +443,6 @@ static unsigned filter_slow(const struct cuda_job *job, struct gpu_depthwise *ar
     args->partial =
         cuda_scratch(job->cuda, args->row_blocks * channels * taps(job->op) * sizeof(double));
     cuda_each(job->cuda, GPU_KERNEL_depthwise_filter, channels * args->row_blocks, args);
-    return args->row_blocks;
 }
 
 static void depthwise_filter(const struct cuda_job *job)
@@ -453,14 +451,17 @@ static void depthwise_filter(const struct cuda_job *job)
     struct gpu_depthwise args = depthwise(job);
 
     args.live = live_list(job);
-    const unsigned row_blocks = is_fast(op) ? filter_fast(job, &args) : filter_slow(job, &args);
+    if (is_fast(op))
+        filter_fast(job, &args);
+    else
+        filter_slow(job, &args);
     const struct gpu_depthwise_total total = {.partial = args.partial,
                                               .dweight = op->dweight,
                                               .live = args.live,
                                               .channels = args.channels,
                                               .c = (unsigned)op->in.c,
                                               .taps = (unsigned)taps(op),
-                                              .row_blocks = row_blocks,
+                                              .row_blocks = args.row_blocks,
                                               .all = is_fast(op)};
     cuda_launch(job->cuda, GPU_KERNEL_depthwise_total,
                 (args.channels * taps(op) + GPU_TOTALS - 1) / GPU_TOTALS, &total);

@@ -7,8 +7,8 @@
  * what is GPU_SHARED lives longer, and all wait at its end. `continue` ends it early; break and
  * return are not allowed.
  * - GPU_SHARED, memory of the block; GPU_INLINE, a function for kernels; GPU_UNROLL in front of a
- *   short loop; GPU_UNROLL_4 in front of a long one that stores nothing: four reads on their way.
- * - GPU_UNROLL_8, alike.
+ *   short loop; GPU_UNROLL_4 and GPU_UNROLL_8 in front of a long one that stores nothing: so many
+ *   reads on their way.
  * - GPU_TIMES(a, b), a product that is rounded before anything is added to it.
  * - GPU_ROUND(f), float32 to bf16, if the hardware can.
  *

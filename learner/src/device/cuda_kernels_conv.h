@@ -196,6 +196,25 @@ GPU_INLINE struct gpu_column3 gpu_column3_of(const struct gpu_depthwise *a,
 
 /* Outputs that a thread asks for the inputs of before it stores any. */
 #define GPU_AHEAD 4u
+#define GPU_COLUMNS (2 * GPU_AHEAD + 1) /* that they see, at stride 2 */
+
+/* The columns that outputs ox, ox + 1, .. of a line see: output o has them from `o stride` on. What
+ * the outputs before saw last is kept. ox: 0 first, then by GPU_AHEAD */
+GPU_INLINE void gpu_next_columns(struct gpu_column3 *column, const struct gpu_depthwise *a,
+                                 const struct gpu_plane *plane, int y, unsigned ox,
+                                 unsigned channel, unsigned narrow, unsigned stride, bool lazy)
+{
+    const unsigned columns = stride * (GPU_AHEAD - 1) + 3, kept = 3 - stride;
+    const int x = (int)(ox * stride) - 1;
+
+    GPU_UNROLL
+    for (unsigned k = 0; k < kept; k++)
+        column[k] = ox ? column[columns - kept + k]
+                       : gpu_column3_of(a, plane, y, x + (int)k, channel, narrow, lazy);
+    GPU_UNROLL
+    for (unsigned k = kept; k < columns; k++)
+        column[k] = gpu_column3_of(a, plane, y, x + (int)k, channel, narrow, lazy);
+}
 
 /* out [out_h, out_w] of every image = its window times the weights, which are turned where flip. */
 GPU_INLINE void gpu_depthwise3_walk(const struct gpu_depthwise *a, const struct gpu_plane *from,
@@ -221,22 +240,9 @@ GPU_INLINE void gpu_depthwise3_walk(const struct gpu_depthwise *a, const struct 
         for (unsigned oy = first; oy < first + a->lines && oy < out_h; oy++) {
             const int y = (int)(oy * stride);
             const size_t line = ((size_t)image * out_h + oy) * out_w * plane.c + channel;
-            /* outputs ox.. see columns from 0 on, `stride` apart */
-            struct gpu_column3 column[2 * GPU_AHEAD + 1];
-            const unsigned columns = stride * (GPU_AHEAD - 1) + 3;
-            column[columns - 2] = gpu_column3_of(a, &plane, y, -1, channel, narrow, lazy);
-            column[columns - 1] = gpu_column3_of(a, &plane, y, 0, channel, narrow, lazy);
+            struct gpu_column3 column[GPU_COLUMNS];
             for (unsigned ox = 0; ox < out_w; ox += GPU_AHEAD) {
-                const int x = (int)(ox * stride);
-                const unsigned kept = 3 - stride;
-                GPU_UNROLL
-                for (unsigned k = 0; k < kept; k++)
-                    column[k] = column[columns - kept + k];
-                if (stride != 1 && ox == 0)
-                    column[0] = column[columns - 2];
-                GPU_UNROLL
-                for (unsigned k = kept; k < columns; k++)
-                    column[k] = gpu_column3_of(a, &plane, y, x - 1 + (int)k, channel, narrow, lazy);
+                gpu_next_columns(column, a, &plane, y, ox, channel, narrow, stride, lazy);
                 GPU_UNROLL
                 for (unsigned o = 0; o < GPU_AHEAD; o++) {
                     const size_t at = line + (size_t)(ox + o) * plane.c;
@@ -402,22 +408,11 @@ GPU_INLINE void gpu_depthwise3_lines(struct gpu_wide *sum, const struct gpu_dept
     for (; line < w->n * w->out_h; line += step) {
         const unsigned image = line / w->out_h;
         const int y = (int)(line % w->out_h * stride);
-        const unsigned columns = stride * (GPU_AHEAD - 1) + 3, kept = 3 - stride;
-        struct gpu_column3 column[2 * GPU_AHEAD + 1];
+        struct gpu_column3 column[GPU_COLUMNS];
         plane.base = (size_t)image * w->h * w->w * w->c;
-        column[columns - 2] = gpu_column3_of(a, &plane, y, -1, channel, narrow, lazy);
-        column[columns - 1] = gpu_column3_of(a, &plane, y, 0, channel, narrow, lazy);
         for (unsigned ox = 0; ox < w->out_w; ox += GPU_AHEAD) {
-            const int x = (int)(ox * stride);
             struct gpu_wide d[GPU_AHEAD];
-            GPU_UNROLL
-            for (unsigned k = 0; k < kept; k++)
-                column[k] = column[columns - kept + k];
-            if (stride != 1 && ox == 0)
-                column[0] = column[columns - 2];
-            GPU_UNROLL
-            for (unsigned k = kept; k < columns; k++)
-                column[k] = gpu_column3_of(a, &plane, y, x - 1 + (int)k, channel, narrow, lazy);
+            gpu_next_columns(column, a, &plane, y, ox, channel, narrow, stride, lazy);
             GPU_UNROLL
             for (unsigned o = 0; o < GPU_AHEAD; o++) {
                 d[o].v[0] = d[o].v[1] = d[o].v[2] = d[o].v[3] = 0;
