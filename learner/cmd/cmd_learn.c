@@ -39,7 +39,7 @@ struct learn {
     const char *out, *delta_path, *exemplars_out, *labels, *order;
     const char *stages, *live, *mask, *schedule, *start, *blocks, *balanced, *mirror;
     int64_t epochs_new, epochs_tune, epochs_balance, batch, min_images, per_class, keep, probes;
-    double ratio, lr, weight_decay, temperature, kd_weight, adjust, ema, anchor;
+    double ratio, lr, weight_decay, temperature, kd_weight, adjust, ema, anchor, pull, pull_tune;
     double max_old_drop, min_new_recall, round, round_head;
 
     struct delta_model base, learned;
@@ -155,6 +155,8 @@ static struct learner_increment_options options_of(const struct learn *l)
     options.adjust = given(l->adjust, options.adjust);
     options.ema = given(l->ema, options.ema);
     options.anchor = given(l->anchor, options.anchor);
+    options.pull = given(l->pull, options.pull);
+    options.pull_tune = given(l->pull_tune, options.pull_tune);
     options.round = given(l->round, options.round);
     options.round_head = given(l->round_head, options.round_head);
     options.max_old_drop = given(l->max_old_drop, options.max_old_drop);
@@ -356,6 +358,12 @@ static int parse(struct learn *l, int argc, char **argv)
         {"anchor", DELTA_OPT_REAL, &l->anchor, .arg = "X",
          .help = "frostline C: pull of the rows towards their start; -1: the method's", .low = -1,
          .high = 1e6},
+        {"pull", DELTA_OPT_REAL, &l->pull, .arg = "X",
+         .help = "frostline A: how far from the middle of all exemplars, as a share, unseen images "
+                 "of their classes lie; 1: as far as exemplars; -1: the method's",
+         .low = -1, .high = 1},
+        {"pull-tune", DELTA_OPT_REAL, &l->pull_tune, .arg = "X",
+         .help = "frostline B: the same of their logits", .low = -1, .high = 1},
         {"round", DELTA_OPT_REAL, &l->round, .arg = "X",
          .help = "round what moved to a grid, in mean moves of a filter, before the guard; 0: "
                  "exact; -1: the method's",
@@ -405,6 +413,8 @@ int learner_cmd_learn(int argc, char **argv)
                       .adjust = -1,
                       .ema = -1,
                       .anchor = -1,
+                      .pull = -1,
+                      .pull_tune = -1,
                       .round = -1,
                       .round_head = -1,
                       .kd_weight = -1,

@@ -112,9 +112,10 @@ struct learner_loss {
     bool soft;             /* learner_loss_soft, else learner_loss_ce */
     const int32_t *others; /* soft: [n] or NULL */
     double share, smoothing;
-    const float *offset;  /* ce: [classes] or NULL */
-    double scale;         /* of the gradient */
-    const float *teacher; /* [n, old]; NULL: no distillation */
+    const float *offset;             /* ce: [classes] or NULL */
+    const struct learner_seen *seen; /* ce: or NULL */
+    double scale;                    /* of the gradient */
+    const float *teacher;            /* [n, old]; NULL: no distillation */
     size_t old;
     double temperature, kd_scale;
     /* Parts of the teacher's outputs that do not overlap, each with a softmax of its own. NULL: all

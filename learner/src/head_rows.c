@@ -12,9 +12,6 @@
  * images has small ones. 3 to 30 do as well for three networks (METHODS.md). */
 #define PRIOR_WIDTH 10
 #define PRIOR_VARIANCE 4 /* where no old rows tell */
-/* Where unseen images of a class lie, between the middle of all and where images do that the
- * network was trained on: their class means at 0.79 to 0.90 of the way (METHODS.md). */
-#define PULL 0.85
 #define MAX_ITERATIONS 300
 
 void learner_pool_release(struct learner_pool *pool)
@@ -142,6 +139,27 @@ static double prior_of(const struct delta_tensor *weight, size_t old)
     return 1 / (scatter > 0 && old > 1 ? PRIOR_WIDTH * scatter : PRIOR_VARIANCE);
 }
 
+enum delta_status learner_rows_level(float *level, const struct learner_task *task,
+                                     const struct learner_embedding *features,
+                                     const int32_t *labels, struct delta_error *err)
+{
+    const size_t d = features->d;
+    float *middle = delta_calloc(d + 1, sizeof *middle);
+    size_t count = 0;
+
+    if (!middle)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory");
+    for (size_t i = 0; i < features->count; i++)
+        count += labels[i] >= 0 && (size_t)labels[i] < task->base->class_count;
+    for (size_t i = 0; i < features->count; i++)
+        if (labels[i] >= 0 && (size_t)labels[i] < task->base->class_count)
+            for (size_t j = 0; j < d; j++)
+                middle[j] += features->features[i * d + j] / (float)count;
+    const enum delta_status st = learner_features_logits(level, middle, 1, d, task->model, err);
+    free(middle);
+    return st;
+}
+
 enum delta_status learner_rows_fit(struct learner_task *task,
                                    const struct learner_embedding *features, const int32_t *labels,
                                    bool all, double anchor, int64_t until_ms,
@@ -157,7 +175,7 @@ enum delta_status learner_rows_fit(struct learner_task *task,
                                            .labels = labels,
                                            .deadline_ms = until_ms,
                                            .anchored = all,
-                                           .pull = all ? 1 : PULL};
+                                           .pull = all ? 1 : task->options->pull};
     struct learner_lbfgs_report report = {0};
     struct delta_tensor *weight, *bias;
     enum delta_status st = delta_model_head(task->model, &weight, &bias, err);

@@ -29,6 +29,11 @@ DELTA_MUST_USE enum delta_status learner_rows_imprint(struct learner_task *task,
                                                       const int32_t *labels,
                                                       struct delta_error *err);
 
+/* The model's logits [classes] of the middle: the mean feature of the old classes' images. */
+DELTA_MUST_USE enum delta_status learner_rows_level(float *level, const struct learner_task *task,
+                                                    const struct learner_embedding *features,
+                                                    const int32_t *labels, struct delta_error *err);
+
 /* Fits the new rows (all: every row, pulled towards its start by `anchor`) by logit-adjusted
  * cross-entropy from where they are; head_fit.h.
  *   until_ms  when it must end; 0: never. Sets task->cut_short */

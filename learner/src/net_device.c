@@ -216,8 +216,8 @@ void learner_loss_here(const struct learner_loss *loss, const float *logits, siz
     *out = (struct learner_loss_sum){0};
     out->loss = loss->soft ? learner_loss_soft(logits, loss->labels, loss->others, loss->share,
                                                loss->smoothing, n, classes, loss->scale, grad)
-                           : learner_loss_ce(logits, loss->labels, loss->offset, n, classes,
-                                             loss->scale, grad);
+                           : learner_loss_ce_seen(logits, loss->labels, loss->offset, loss->seen, n,
+                                                  classes, loss->scale, grad);
     for (size_t b = 0; loss->teacher && b < count; b++)
         out->kd +=
             learner_loss_kd_block(logits, loss->teacher, n, classes, loss->old, blocks[b].first,

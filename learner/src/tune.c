@@ -151,6 +151,7 @@ static enum delta_status learn_pass(struct tuner *tuner, const struct learner_tu
     int32_t labels[LEARNER_VIEWS_MAX];
     const struct learner_loss loss = {.labels = labels,
                                       .offset = tuner->offsets,
+                                      .seen = phase->seen,
                                       .scale = share,
                                       .teacher = teacher ? tuner->targets : NULL,
                                       .old = teacher ? teacher->classes : 0,

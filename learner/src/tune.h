@@ -12,15 +12,16 @@
 struct learner_tune_phase {
     const char *stage; /* for progress */
     int epochs;
-    bool replay;                    /* new samples and exemplars, or new samples only */
-    bool distil;                    /* L_C + kd_weight * L_Df against the teacher */
-    const struct delta_model *plan; /* what is frozen; NULL: nothing */
-    bool balanced;                  /* with replay: see learner_increment_options */
-    double adjust;                  /* logit adjustment by the phase's own class frequencies */
-    double ema;                     /* 0: off */
-    double lr;                      /* 0: the options' */
-    int parts;                      /* "steps": parts of the phase, each at a tenth; 0: 4 */
-    size_t only_from, only_below;   /* outputs that take part in the cross-entropy; 0, 0: all */
+    bool replay;                     /* new samples and exemplars, or new samples only */
+    bool distil;                     /* L_C + kd_weight * L_Df against the teacher */
+    const struct delta_model *plan;  /* what is frozen; NULL: nothing */
+    bool balanced;                   /* with replay: see learner_increment_options */
+    double adjust;                   /* logit adjustment by the phase's own class frequencies */
+    double ema;                      /* 0: off */
+    const struct learner_seen *seen; /* of the cross-entropy; NULL: all images count as they are */
+    double lr;                       /* 0: the options' */
+    int parts;                       /* "steps": parts of the phase, each at a tenth; 0: 4 */
+    size_t only_from, only_below;    /* outputs that take part in the cross-entropy; 0, 0: all */
     const struct learner_outputs *blocks; /* distilled apart; NULL: all in one */
     size_t block_count;
 };

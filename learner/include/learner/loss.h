@@ -11,6 +11,20 @@
 double learner_loss_ce(const float *logits, const int32_t *labels, const float *offset, size_t n,
                        size_t classes, double scale, float *grad);
 
+/* A network is surer of images that it was trained on than of others like them: it has learned them
+ * by heart. The images whose label is below `classes` count as if their logits l were
+ * near l + (1 - near) level, level [all classes] being those of the middle of such images. */
+struct learner_seen {
+    size_t classes;
+    double near; /* 0..1; 1: as they are */
+    const float *level;
+};
+
+/* learner_loss_ce with such images among the rows; seen NULL: none. */
+double learner_loss_ce_seen(const float *logits, const int32_t *labels, const float *offset,
+                            const struct learner_seen *seen, size_t n, size_t classes, double scale,
+                            float *grad);
+
 /* Mean cross-entropy against soft targets (label smoothing, Szegedy et al. 2016; mixup, Zhang et
  * al. 2018): (1 - smoothing) (share [label] + (1 - share) [other]) + smoothing / classes. Writes
  * grad [n, classes], scaled; returns the unscaled loss. others NULL: share is 1. No label -1. */

@@ -220,12 +220,13 @@ struct gpu_step {
 
 /* One block a row. out [n][2]: loss, 1 when the largest logit is the label's */
 struct gpu_loss {
-    const float *logits, *offset;
+    const float *logits, *offset, *level;
     const int32_t *labels, *others;
     float *grad;
     double *out;
     unsigned n, classes;
-    double share, smoothing, scale;
+    int seen; /* rows whose label is below are taken `near` from `level` (loss.h) */
+    double share, smoothing, scale, near;
     bool soft;
 };
 

@@ -65,9 +65,18 @@ GPU_KERNEL(step, gpu_step)
 
 /* ---- the loss ---- */
 
+GPU_INLINE bool gpu_seen(const struct gpu_loss *a, size_t row)
+{
+    return a->labels[row] >= 0 && a->labels[row] < a->seen;
+}
+
 GPU_INLINE double gpu_logit(const struct gpu_loss *a, size_t row, unsigned k)
 {
-    return (double)a->logits[row * a->classes + k] + (a->offset ? a->offset[k] : 0);
+    double v = a->logits[row * a->classes + k];
+
+    if (gpu_seen(a, row))
+        v = a->near * v + (1 - a->near) * a->level[k];
+    return v + (a->offset ? a->offset[k] : 0);
 }
 
 /* Largest logit, and the first place of it; largest with offset, then log sum exp of those. */
@@ -100,6 +109,7 @@ GPU_INLINE double gpu_loss_grads(const struct gpu_loss *a, size_t row, unsigned 
 {
     const int label = a->labels[row];
     const double rest = a->smoothing / (double)a->classes;
+    const double scale = gpu_seen(a, row) ? a->near * a->scale : a->scale;
     double mine = 0;
 
     for (unsigned k = t; k < a->classes; k += GPU_THREADS) {
@@ -111,7 +121,7 @@ GPU_INLINE double gpu_loss_grads(const struct gpu_loss *a, size_t row, unsigned 
             target += (1 - a->smoothing) * (1 - a->share);
         if (a->soft || (int)k == label)
             mine += target * (norm - v);
-        g = a->scale * (exp(v - norm) - target) / (double)a->n;
+        g = scale * (exp(v - norm) - target) / (double)a->n;
         if (!a->soft && label < 0)
             g = 0;
         a->grad[row * a->classes + k] = (float)g;

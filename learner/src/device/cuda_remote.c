@@ -266,7 +266,7 @@ static void loss(struct learner_device *device, const struct learner_loss *loss,
     const size_t blocks = !loss->teacher ? 0 : loss->blocks ? loss->block_count : 1;
     const size_t results = sizeof(struct findings) + (2 + blocks) * n * sizeof(double);
     const size_t room =
-        (2 * n + classes + n * loss->old + 2 * blocks) * sizeof(float) + (size_t)5 * 16;
+        (2 * n + 2 * classes + n * loss->old + 2 * blocks) * sizeof(float) + (size_t)6 * 16;
 
     cuda->result_rows = 0;
     if (results > cuda->results_bytes) {
@@ -291,6 +291,11 @@ static void loss(struct learner_device *device, const struct learner_loss *loss,
     args.labels = pack(cuda, &at, loss->labels, n * sizeof *loss->labels);
     args.others = pack(cuda, &at, loss->others, n * sizeof *loss->others);
     args.offset = loss->soft ? NULL : pack(cuda, &at, loss->offset, classes * sizeof(float));
+    if (loss->seen && !loss->soft) {
+        args.seen = (int)loss->seen->classes;
+        args.near = loss->seen->near;
+        args.level = pack(cuda, &at, loss->seen->level, classes * sizeof(float));
+    }
     const void *teacher = pack(cuda, &at, loss->teacher, n * loss->old * sizeof(float));
     const void *parts = pack_blocks(cuda, &at, loss, blocks);
     send(cuda, first, at);

@@ -8,6 +8,8 @@
  *     does not move: A's forward pass keeps what it makes of each image. Logit-adjusted
  *     cross-entropy + distillation on the base's logits (Hinton et al. 2015); the weights' moving
  *     average counts, rounded to a grid that makes its delta small.
+ *     The network has learned its exemplars by heart and unseen images lie nearer to the middle:
+ *     A takes exemplars' features there, B their logits, else neither would resist new classes.
  * C   Off by default: all rows are refitted in the moved feature space, logit-adjusted, pulled
  *     towards where they are.
  *
@@ -20,6 +22,7 @@
 #include "importance.h"
 #include "tune.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static bool has_stage(const struct learner_task *task, char stage)
@@ -98,6 +101,8 @@ static enum delta_status stage_b(struct learner_task *task, const struct learner
 {
     const struct learner_increment_options *options = task->options;
     struct delta_model plan = DELTA_MODEL_INIT;
+    float *level = delta_calloc(task->model->class_count + 1, sizeof *level);
+    const struct learner_seen seen = {task->base->class_count, options->pull_tune, level};
     const struct learner_tune_phase phase = {.stage = "last block",
                                              .epochs = options->epochs_tune,
                                              .replay = true,
@@ -105,16 +110,21 @@ static enum delta_status stage_b(struct learner_task *task, const struct learner
                                              .plan = &plan,
                                              .balanced = options->balanced,
                                              .adjust = options->adjust,
+                                             .seen = &seen,
                                              .ema = options->ema};
     const struct learner_tune_extra extra = {.known = &pool->embedding,
                                              .views = views_of(task),
                                              .after = has_stage(task, 'C') ? after : NULL,
                                              .prefix = prefix};
-    enum delta_status st = make_plan(task, &plan, err);
+    enum delta_status st =
+        level ? make_plan(task, &plan, err) : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
 
+    if (!st)
+        st = learner_rows_level(level, task, &pool->embedding, pool->labels, err);
     if (!st)
         st = learner_tune_with(task, &phase, 1, &extra, err);
     delta_model_release(&plan);
+    free(level);
     return st;
 }
 
@@ -254,6 +264,8 @@ const struct learner_method learner_method_frostline = {
      .adjust = 1,
      .ema = 0.99,
      .anchor = 0.1,
+     .pull = 0.85,
+     .pull_tune = 0.7,
      .round = 1.5,
      .round_head = 0.125,
      .schedule = "cosine",

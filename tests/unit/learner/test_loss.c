@@ -105,6 +105,40 @@ static void offset_adds_to_logits(void **state)
     assert_true(fixture_distance(grad, wanted, N * CLASSES) < 1e-6);
 }
 
+static const float level[CLASSES] = {0.4f, 0.1f, -0.3f, -1.5f, 0.7f};
+static const struct learner_seen seen = {3, 0.6, level};
+
+/* Rows of labels 2 and 0 are moved towards the level, that of label 4 is not; their gradient is
+ * that of the moved logits by the chain rule. */
+static void seen_images_lie_nearer_to_the_level(void **state)
+{
+    const int32_t labels[N] = {2, 4, 0};
+    float moved[N * CLASSES], grad[N * CLASSES], wanted[N * CLASSES];
+
+    (void)state;
+    for (int i = 0; i < N * CLASSES; i++) {
+        const bool known = labels[i / CLASSES] < 3;
+        moved[i] = known ? 0.6f * logits[i] + 0.4f * level[i % CLASSES] : logits[i];
+    }
+    const double loss = learner_loss_ce(moved, labels, offset, N, CLASSES, 2, wanted);
+    for (int i = 0; i < N * CLASSES; i++)
+        wanted[i] *= labels[i / CLASSES] < 3 ? 0.6f : 1;
+    assert_float_equal(learner_loss_ce_seen(logits, labels, offset, &seen, N, CLASSES, 2, grad),
+                       loss, 1e-6);
+    assert_true(fixture_distance(grad, wanted, N * CLASSES) < 1e-6);
+    const struct learner_seen as_they_are = {3, 1, level};
+    learner_loss_ce(logits, labels, offset, N, CLASSES, 2, wanted);
+    learner_loss_ce_seen(logits, labels, offset, &as_they_are, N, CLASSES, 2, grad);
+    assert_memory_equal(grad, wanted, sizeof grad);
+}
+
+static double seen_loss(const float *at)
+{
+    const int32_t labels[N] = {2, 4, 0};
+
+    return learner_loss_ce_seen(at, labels, offset, &seen, N, CLASSES, 1, NULL);
+}
+
 static double ce_loss(const float *at)
 {
     const int32_t labels[N] = {2, 4, 0};
@@ -140,6 +174,8 @@ static void gradients_agree_with_finite_differences(void **state)
     (void)state;
     learner_loss_ce(logits, labels, offset, N, CLASSES, 0.7, grad);
     check_slopes(ce_loss, grad, 0.7);
+    learner_loss_ce_seen(logits, labels, offset, &seen, N, CLASSES, 0.7, grad);
+    check_slopes(seen_loss, grad, 0.7);
     memset(grad, 0, sizeof grad);
     learner_loss_kd(logits, teacher, N, CLASSES, OLD, 2.5, 0.7, grad);
     check_slopes(kd_loss, grad, 0.7);
@@ -227,6 +263,7 @@ int main(void)
         cmocka_unit_test(ce_leaves_unlabelled_rows_out),
         cmocka_unit_test(soft_targets_are_mixtures_of_hard_ones),
         cmocka_unit_test(offset_adds_to_logits),
+        cmocka_unit_test(seen_images_lie_nearer_to_the_level),
         cmocka_unit_test(gradients_agree_with_finite_differences),
         cmocka_unit_test(kd_adds_and_touches_old_classes_only),
         cmocka_unit_test(kd_of_the_teacher_itself_is_entropy_without_slope),

@@ -225,10 +225,12 @@ static void losses_are_the_oracles(void **state)
 {
     static const int32_t others[BATCH] = {1, 3, 0, 2, 6}, some[BATCH] = {0, -1, 6, 3, -1};
     static const struct learner_outputs blocks[] = {{2, 2}, {0, 1}}; /* output 1 is in none */
-    float offset[CLASSES], teacher[BATCH * 4];
+    float offset[CLASSES], teacher[BATCH * 4], level[CLASSES];
+    const struct learner_seen seen = {3, 0.6, level};
     const struct learner_loss rows[] = {
         {.labels = labels, .scale = 1},
         {.labels = some, .scale = 0.5, .offset = offset},
+        {.labels = some, .scale = 0.5, .offset = offset, .seen = &seen},
         {.labels = labels, .soft = true, .scale = 1},
         {.labels = labels,
          .soft = true,
@@ -267,6 +269,7 @@ static void losses_are_the_oracles(void **state)
     (void)state;
     fixture_fill(offset, CLASSES, 1);
     fixture_fill(teacher, BATCH * 4, 2);
+    fixture_fill(level, CLASSES, 3);
     fixture_model(&model, 3, 8, CLASSES, 3);
     struct learner_net *ref = net_on("ref", &model, NULL), *cuda = net_on("cuda", &model, NULL);
     assert_ok(learner_net_forward(ref, BATCH, LEARNER_TRAIN_EVAL, &err));
