@@ -10,6 +10,7 @@
 
 #include "delta/clock.h"
 #include "delta/delta.h"
+#include "embed.h"
 #include "importance.h"
 #include "learner/learn.h"
 #include "rng.h"
@@ -430,6 +431,50 @@ static size_t differing_bits(const struct delta_tensor *a, const struct delta_te
     return count;
 }
 
+/* By how much the best new output is above the best old one, over the test images. */
+static double lean_to_new(const struct delta_model *model)
+{
+    struct learner_embedding seen;
+    struct delta_error err = DELTA_ERROR_INIT;
+    double sum = 0;
+
+    assert_ok(learner_embed(&seen, model, &f.test, &f.budget, "test", &err));
+    for (size_t i = 0; i < seen.count; i++) {
+        const float *row = seen.logits + i * seen.classes;
+        sum += row[OLD + learner_best_of(row + OLD, NEW)] - row[learner_best_of(row, OLD)];
+    }
+    const double mean = sum / (double)seen.count;
+    learner_embedding_release(&seen);
+    return mean;
+}
+
+/* The nearer to the middle exemplars are taken, the more of the room between old and new classes is
+ * left to the old ones: by `pull` in A, by `pull_tune` in B, which A does not read. */
+static void pulled_exemplars_resist_new_classes(void **state)
+{
+    static const struct {
+        const char *stages;
+        double pull, pull_tune;
+    } rows[] = {{"A", 1, 1}, {"A", 0.5, 1}, {"A", 1, 0.5}, {"AB", 1, 1}, {"AB", 1, 0.5}};
+    double lean[sizeof rows / sizeof *rows];
+    (void)state;
+
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        struct learner_increment_options options = unguarded("frostline");
+        struct result result;
+        options.stages = rows[r].stages;
+        options.pull = rows[r].pull;
+        options.pull_tune = rows[r].pull_tune;
+        options.round = options.round_head = 0;
+        learn(&result, &options);
+        lean[r] = lean_to_new(&result.model);
+        delta_model_release(&result.model);
+    }
+    assert_true(lean[1] < lean[0] - 0.3);
+    assert_true(lean[2] == lean[0]);
+    assert_true(lean[4] < lean[3] - 0.3);
+}
+
 static void masks_freeze_the_same_share_of_other_weights(void **state)
 {
     static const char *const masks[] = {"importance", "magnitude", "random", "random"};
@@ -694,6 +739,7 @@ int main(void)
         cmocka_unit_test(the_last_block_is_live),
         cmocka_unit_test(frostline_keeps_to_the_models_own_plan),
         cmocka_unit_test(the_guard_judges_what_a_small_delta_carries),
+        cmocka_unit_test(pulled_exemplars_resist_new_classes),
         cmocka_unit_test(masks_freeze_the_same_share_of_other_weights),
         cmocka_unit_test(importance_predicts_the_measured_change),
         cmocka_unit_test(packnet_keeps_the_old_task_for_who_knows_the_task),
