@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-/* log sum exp of (row + offset) / t, shifted by the maximum so that nothing overflows. */
+/* log sum exp of row / t, shifted by the maximum so that nothing overflows. */
 static double log_sum_exp(const float *row, size_t count, double t)
 {
     double top = -DBL_MAX, sum = 0;

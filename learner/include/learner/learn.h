@@ -182,9 +182,9 @@ struct learner_increment_options {
     double adjust;                 /* logit adjustment (Menon et al. 2021) times this; 0: none */
     double ema;                    /* decay of a moving average that replaces the weights; 0: off */
     double anchor;                 /* frostline C: pull of the rows towards where they start */
-    /* frostline: exemplars were seen in training; how far from the middle of all of them, 0..1,
-     * unseen images of their classes are taken to lie (1: as exemplars do): their features in A,
-     * their logits in B's cross-entropy */
+    /* frostline: exemplars were seen in training; how far from the middle of all of them,
+     * above 0, unseen images of their classes are taken to lie (1: as exemplars do): their features
+     * in A, their logits in B's cross-entropy */
     double pull, pull_tune;
     /* What moves of the base's elements is rounded before the guard judges it, to grids in root
      * mean square moves of a row (delta_round() in delta/delta.h): of a filter, and of a row of the

@@ -128,6 +128,13 @@ static enum delta_status stage_b(struct learner_task *task, const struct learner
     return st;
 }
 
+static enum delta_status check_pull(const char *name, double pull, struct delta_error *err)
+{
+    if (pull > 0 && pull <= 1)
+        return DELTA_OK;
+    return delta_fail(err, DELTA_CONFIG, "%s of %g is not above 0 and at most 1", name, pull);
+}
+
 static enum delta_status run(struct learner_task *task, struct delta_error *err)
 {
     const struct delta_clock clock = delta_clock_system();
@@ -138,8 +145,12 @@ static enum delta_status run(struct learner_task *task, struct delta_error *err)
     const bool b = more && has_stage(task, 'B');
     struct learner_prefix prefix = {.cache = NULL};
     struct delta_model fixed = DELTA_MODEL_INIT; /* below the live layers: B's plan fits in */
-    enum delta_status st = b ? delta_model_copy(&fixed, task->base, err) : DELTA_OK;
+    enum delta_status st = check_pull("pull", task->options->pull, err);
 
+    if (!st)
+        st = check_pull("pull-tune", task->options->pull_tune, err);
+    if (!st && b)
+        st = delta_model_copy(&fixed, task->base, err);
     if (!st && b)
         st = learner_plan_confine(&fixed, live_of(task), err);
     if (!st)

@@ -725,6 +725,14 @@ static void wrong_options_are_refused(void **state)
             DELTA_NOT_FOUND);
         assert_non_null(strstr(err.text, "needs exemplars"));
     }
+    for (int i = 0; i < 2; i++) {
+        struct learner_increment_options options = unguarded("frostline");
+        *(i ? &options.pull_tune : &options.pull) = i ? 1.5 : 0;
+        assert_status(learner_increment(&out, &f.base, &f.fresh, &f.exemplars, &options, &f.budget,
+                                        NULL, &err),
+                      DELTA_CONFIG);
+        assert_non_null(strstr(err.text, i ? "pull-tune of 1.5" : "pull of 0"));
+    }
     assert_null(out.tensors);
 }
 
