@@ -64,6 +64,14 @@ const char *harness_shared(const char *name)
     return NULL;
 }
 
+size_t harness_slowdown(void)
+{
+    const char *text = getenv("FROSTLINE_TEST_SLOWDOWN");
+    const long times = text ? strtol(text, NULL, 10) : 1;
+
+    return times > 1 ? (size_t)times : 1;
+}
+
 const char *harness_program(const char *name)
 {
     static char paths[8][512];

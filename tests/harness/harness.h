@@ -41,6 +41,11 @@ const char *harness_path(const struct harness_scratch *scratch, const char *name
  * when it is not there; prints a SKIP line then, and the caller calls skip(). */
 const char *harness_shared(const char *name);
 
+/* About how many times slower plain loops run than natively, as $FROSTLINE_TEST_SLOWDOWN says; 1
+ * without it. The presets set it for sanitizers and emulators, where minutes of an oracle's plain
+ * loops say what they say elsewhere: a test that checks many alike may check one in so many. */
+size_t harness_slowdown(void);
+
 /* Runs a program of ours ("frostline-delta") with arguments, NULL-terminated. Returns its exit
  * status, 128+signal when killed; stdout and stderr are kept (NUL-terminated, truncated). */
 struct harness_result {
