@@ -106,6 +106,21 @@ static bool column_wanted(const struct exp_table *table, enum exp_metric metric)
     return any;
 }
 
+/* A row that has not all the runs that others have says so: its means are of other held-out
+ * classes. */
+static void label_cell(char *out, const struct exp_table *table, const struct exp_row *row)
+{
+    size_t most = 0;
+
+    for (size_t r = 0; r < table->row_count; r++)
+        if (table->rows[r].runs > most)
+            most = table->rows[r].runs;
+    if (row->runs < most)
+        snprintf(out, CELL_MAX, "%s (%zu of %zu runs)", row->label, row->runs, most);
+    else
+        snprintf(out, CELL_MAX, "%s", row->label);
+}
+
 static void put_main(struct writer *w, const struct exp_table *table)
 {
     struct grid grid = {table->row_count + 1, 1, NULL};
@@ -117,7 +132,7 @@ static void put_main(struct writer *w, const struct exp_table *table)
     }
     snprintf(grid.cells[0][0], CELL_MAX, "row");
     for (size_t r = 0; r < table->row_count; r++)
-        snprintf(grid.cells[r + 1][0], CELL_MAX, "%s", table->rows[r].label);
+        label_cell(grid.cells[r + 1][0], table, &table->rows[r]);
     for (size_t m = 0; m < EXP_METRICS; m++) {
         if (!column_wanted(table, (enum exp_metric)m))
             continue;
@@ -250,8 +265,10 @@ static void put_notes(struct writer *w, const struct exp_tables *tables)
     const char *bullet = w->markdown ? "- " : "* ";
 
     if (tables->reference[0])
-        put(w, "%sgap: '%s' minus the row, accuracy over all classes.\n", bullet,
-            tables->reference);
+        put(w,
+            "%sgap: '%s' minus the row, accuracy over all classes, in the draws and groups that "
+            "both have.\n",
+            bullet, tables->reference);
     put(w,
         "%spasses: images forward and backward 1, forward alone 1/3. peak MB: of the process while "
         "it learned. delta KB: all steps, lossless, under the freeze plan.\n",
