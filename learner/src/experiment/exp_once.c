@@ -24,6 +24,7 @@ struct stages {
     double seconds[STAGES_MAX];
     size_t count;
     int64_t last_ms;
+    struct exp_pulse *pulse;
 };
 
 struct once {
@@ -70,8 +71,7 @@ static bool watch_stage(void *context, const char *stage, double done, double to
     const int64_t now = now_ms();
     size_t at = 0;
 
-    (void)done;
-    (void)total;
+    exp_pulse_tick(stages->pulse, stage, done, total, now);
     while (at < stages->count && strcmp(stages->names[at], stage) != 0)
         at++;
     if (at == stages->count && at < STAGES_MAX)
@@ -158,7 +158,7 @@ static enum delta_status learn(struct outcome *out, struct once *once,
 
     learner_memory_now(); /* gives freed memory back */
     reset_peak();
-    once->stages = (struct stages){.last_ms = now_ms()};
+    once->stages = (struct stages){.last_ms = now_ms(), .pulse = once->stages.pulse};
     if (!options.blocks)
         options.blocks = once->blocks;
     st = learner_increment(&learned, &once->model, fresh, once->replays ? &once->exemplars : NULL,
@@ -377,9 +377,11 @@ static enum delta_status prepare(struct once *once, struct learner_samples *trai
 
 enum delta_status exp_run_once(json_t **out, const struct learner_experiment *plan,
                                struct learner_samples *train, const struct exp_run *run,
-                               const struct exp_files *files, int workers, struct delta_error *err)
+                               const struct exp_files *files, int workers, struct exp_pulse *pulse,
+                               struct delta_error *err)
 {
-    struct once once = {.plan = plan, .run = run};
+    const size_t count = (size_t)plan->protocols[run->protocol].steps;
+    struct once once = {.plan = plan, .run = run, .stages = {.pulse = pulse}};
     struct exp_accuracy last = {0};
     struct delta_digest digest;
     char hex[DELTA_DIGEST_HEX];
@@ -387,6 +389,7 @@ enum delta_status exp_run_once(json_t **out, const struct learner_experiment *pl
     enum delta_status st =
         line && steps ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
 
+    exp_pulse_start(pulse, count, now_ms());
     if (!st)
         st = prepare(&once, train, files, err);
     if (!st)
@@ -397,8 +400,10 @@ enum delta_status exp_run_once(json_t **out, const struct learner_experiment *pl
         json_object_set_new(line, "base_bytes",
                             json_integer((json_int_t)exp_encoded_bytes(&once.model)));
     }
-    for (size_t i = 0; !st && i < (size_t)plan->protocols[run->protocol].steps; i++)
+    for (size_t i = 0; !st && i < count; i++) {
         st = take_step(steps, &last, &once, i, err);
+        exp_pulse_step(pulse, now_ms());
+    }
     if (!st) {
         put_run(line, &once, workers);
         put_totals(line, &once, &last);

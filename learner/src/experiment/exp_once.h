@@ -4,6 +4,7 @@
 #define EXP_ONCE_H
 
 #include "exp_plan.h"
+#include "exp_pulse.h"
 
 /* Files that runs share, in the cache directory. */
 struct exp_files {
@@ -16,15 +17,17 @@ DELTA_MUST_USE enum delta_status exp_files_name(struct exp_files *out,
                                                 const struct exp_run *run, const char *cache,
                                                 struct delta_error *err);
 
-/* Trains the base of this run into files->base; goes on from a checkpoint beside it. */
+/* Trains the base of this run into files->base; goes on from a checkpoint beside it.
+ *   pulse    where it tells how far it is; NULL: nowhere. Likewise below */
+DELTA_MUST_USE enum delta_status exp_make_base(const struct learner_experiment *plan,
+                                               const struct learner_samples *train,
+                                               const struct exp_run *run,
+                                               const struct exp_files *files,
+                                               struct exp_pulse *pulse, struct delta_error *err);
 DELTA_MUST_USE enum delta_status
-exp_make_base(const struct learner_experiment *plan, const struct learner_samples *train,
-              const struct exp_run *run, const struct exp_files *files, struct delta_error *err);
-DELTA_MUST_USE enum delta_status exp_make_exemplars(const struct learner_experiment *plan,
-                                                    const struct learner_samples *train,
-                                                    const struct exp_run *run,
-                                                    const struct exp_files *files,
-                                                    struct delta_error *err);
+exp_make_exemplars(const struct learner_experiment *plan, const struct learner_samples *train,
+                   const struct exp_run *run, const struct exp_files *files,
+                   struct exp_pulse *pulse, struct delta_error *err);
 
 /* One run, all its increments.
  *   train    taken over: given back before learning begins, so that it does not count as memory
@@ -33,6 +36,6 @@ DELTA_MUST_USE enum delta_status exp_run_once(json_t **out, const struct learner
                                               struct learner_samples *train,
                                               const struct exp_run *run,
                                               const struct exp_files *files, int workers,
-                                              struct delta_error *err);
+                                              struct exp_pulse *pulse, struct delta_error *err);
 
 #endif

@@ -5,10 +5,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "delta/clock.h"
 #include "delta/file.h"
 #include "learner/networks.h"
 
 #define PROBE_SEED 1
+
+static int64_t now_ms(void)
+{
+    const struct delta_clock clock = delta_clock_system();
+
+    return delta_clock_monotonic_ms(&clock);
+}
+
+static bool watch(void *context, const char *stage, double done, double total)
+{
+    exp_pulse_tick(context, stage, done, total, now_ms());
+    return true;
+}
 
 static void short_digest(char out[17], const char *text)
 {
@@ -61,7 +75,8 @@ static struct delta_class_id *ordered(const struct learner_experiment *plan,
 
 enum delta_status exp_make_base(const struct learner_experiment *plan,
                                 const struct learner_samples *train, const struct exp_run *run,
-                                const struct exp_files *files, struct delta_error *err)
+                                const struct exp_files *files, struct exp_pulse *pulse,
+                                struct delta_error *err)
 {
     const struct exp_base *base = &plan->bases[run->base];
     const size_t count = (size_t)plan->protocols[run->protocol].base;
@@ -69,7 +84,9 @@ enum delta_status exp_make_base(const struct learner_experiment *plan,
     const struct learner_budget budget = {.device = plan->device,
                                           .threads =
                                               (int)(base->threads ? base->threads : plan->threads),
-                                          .seed = (uint64_t)base->seed};
+                                          .seed = (uint64_t)base->seed,
+                                          .progress = watch,
+                                          .context = pulse};
     struct delta_class_id *ids = ordered(plan, run, 0, count);
     struct learner_samples data = LEARNER_SAMPLES_INIT;
     struct delta_model model = DELTA_MODEL_INIT;
@@ -77,6 +94,7 @@ enum delta_status exp_make_base(const struct learner_experiment *plan,
     char checkpoint[1300];
     enum delta_status st = ids ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
 
+    exp_pulse_start(pulse, 1, now_ms());
     snprintf(checkpoint, sizeof checkpoint, "%s.part", files->base);
     options.epochs = (int)base->epochs;
     options.batch = (size_t)base->batch;
@@ -111,17 +129,22 @@ enum delta_status exp_make_base(const struct learner_experiment *plan,
 
 enum delta_status exp_make_exemplars(const struct learner_experiment *plan,
                                      const struct learner_samples *train, const struct exp_run *run,
-                                     const struct exp_files *files, struct delta_error *err)
+                                     const struct exp_files *files, struct exp_pulse *pulse,
+                                     struct delta_error *err)
 {
     /* herding draws nothing; probes are the same for every seed, so that this is done once a base
      */
-    const struct learner_budget budget = {
-        .device = plan->device, .threads = (int)plan->threads, .seed = PROBE_SEED};
+    const struct learner_budget budget = {.device = plan->device,
+                                          .threads = (int)plan->threads,
+                                          .seed = PROBE_SEED,
+                                          .progress = watch,
+                                          .context = pulse};
     struct learner_exemplars exemplars = LEARNER_EXEMPLARS_INIT;
     struct learner_samples data = LEARNER_SAMPLES_INIT;
     struct delta_model model = DELTA_MODEL_INIT;
     enum delta_status st = exp_base_open(&model, plan, run, files->base, err);
 
+    exp_pulse_start(pulse, 1, now_ms());
     if (!st)
         st = learner_samples_select(&data, train, model.classes, model.class_count,
                                     (size_t)plan->pool, err);

@@ -93,11 +93,14 @@ static double share_done(const struct runner *r, size_t next)
     for (size_t i = 0; i < r->worker_count; i++) {
         if (!r->workers[i].pid)
             continue;
-        const double whole = guess_seconds(r, r->workers[i].job);
+        const double told = exp_pulse_share(r->workers[i].pulse);
+        double whole = guess_seconds(r, r->workers[i].job);
         double part = (double)(now_ms() - r->workers[i].started_ms) / 1000;
-        if (!r->costs[r->workers[i].job->run->variant].count)
+        if (told > 0)
+            whole = part / told;
+        else if (!r->costs[r->workers[i].job->run->variant].count)
             part = whole / 2; /* nothing is known about such a run yet */
-        part = part < 0.95 * whole ? part : 0.95 * whole;
+        part = part < 0.99 * whole ? part : 0.99 * whole;
         gone += part;
         left += whole - part;
     }

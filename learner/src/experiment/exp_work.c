@@ -24,18 +24,18 @@ static int64_t now_ms(void)
 /* ---- in the child ---- */
 
 static json_t *do_job(const struct learner_experiment *plan, struct learner_samples *train,
-                      const struct exp_job *job, int workers)
+                      const struct exp_job *job, int workers, struct exp_pulse *pulse)
 {
     struct delta_error err = DELTA_ERROR_INIT;
     json_t *answer = NULL;
     enum delta_status st;
 
     if (job->kind == EXP_JOB_BASE)
-        st = exp_make_base(plan, train, job->run, &job->files, &err);
+        st = exp_make_base(plan, train, job->run, &job->files, pulse, &err);
     else if (job->kind == EXP_JOB_EXEMPLARS)
-        st = exp_make_exemplars(plan, train, job->run, &job->files, &err);
+        st = exp_make_exemplars(plan, train, job->run, &job->files, pulse, &err);
     else
-        st = exp_run_once(&answer, plan, train, job->run, &job->files, workers, &err);
+        st = exp_run_once(&answer, plan, train, job->run, &job->files, workers, pulse, &err);
     if (st)
         return json_pack("{s:s, s:i}", "error", err.text, "status", (int)st);
     return answer ? answer : json_pack("{s:s}", "kind", "done");
@@ -58,13 +58,14 @@ static void write_answer(int fd, const json_t *answer)
 
 /* Never returns. The terminal's SIGINT is the parent's to handle; when that dies, so does this. */
 static _Noreturn void child(const struct learner_experiment *plan, struct learner_samples *train,
-                            const struct exp_job *job, int workers, int fd, int parent)
+                            const struct exp_job *job, int workers, struct exp_pulse *pulse, int fd,
+                            int parent)
 {
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() == parent) {
-        json_t *answer = do_job(plan, train, job, workers);
+        json_t *answer = do_job(plan, train, job, workers, pulse);
         write_answer(fd, answer);
         json_decref(answer);
     }
@@ -83,19 +84,21 @@ enum delta_status exp_worker_start(struct exp_worker *worker, const struct learn
 
     if (pipe(ends) != 0)
         return delta_fail_errno(err, "cannot make a pipe");
+    struct exp_pulse *pulse = exp_pulse_new();
     const pid_t pid = fork();
     if (pid == 0) {
         close(ends[0]);
         close(keep_out);
-        child(plan, train, job, workers, ends[1], parent);
+        child(plan, train, job, workers, pulse, ends[1], parent);
     }
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);
+        exp_pulse_free(pulse);
         return delta_fail_errno(err, "cannot start a worker process");
     }
-    *worker =
-        (struct exp_worker){.pid = (int)pid, .fd = ends[0], .job = job, .started_ms = now_ms()};
+    *worker = (struct exp_worker){
+        .pid = (int)pid, .fd = ends[0], .job = job, .started_ms = now_ms(), .pulse = pulse};
     delta_buf_init(&worker->answer, MAX_ANSWER_BYTES);
     return DELTA_OK;
 }
@@ -170,6 +173,8 @@ enum delta_status exp_worker_take(struct exp_worker *worker, json_t **line, stru
     while (waitpid(worker->pid, &status, 0) < 0 && errno == EINTR)
         ;
     worker->pid = 0;
+    exp_pulse_free(worker->pulse);
+    worker->pulse = NULL;
     st = judge(worker, status, line, err);
     delta_buf_release(&worker->answer);
     return st;
@@ -187,6 +192,8 @@ void exp_workers_stop(struct exp_worker *workers, size_t count)
         while (waitpid(workers[i].pid, NULL, 0) < 0 && errno == EINTR)
             ;
         delta_buf_release(&workers[i].answer);
+        exp_pulse_free(workers[i].pulse);
+        workers[i].pulse = NULL;
         workers[i].pid = 0;
     }
 }

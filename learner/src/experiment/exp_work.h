@@ -18,6 +18,7 @@ struct exp_worker {
     int fd;  /* to read its answer from */
     const struct exp_job *job;
     int64_t started_ms;
+    struct exp_pulse *pulse; /* NULL: it cannot tell how far it is */
     struct delta_buf answer;
 };
 
