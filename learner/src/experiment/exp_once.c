@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 
 #include "budget.h"
-#include "delta/clock.h"
+#include "exp_clock.h"
 #include "exp_measure.h"
 #include "exp_results.h"
 #include "sources.h"
@@ -48,13 +48,6 @@ static void once_release(struct once *once)
     delta_model_release(&once->model);
 }
 
-static int64_t now_ms(void)
-{
-    const struct delta_clock clock = delta_clock_system();
-
-    return delta_clock_monotonic_ms(&clock);
-}
-
 static double cpu_now(void)
 {
     struct rusage used;
@@ -68,7 +61,7 @@ static double cpu_now(void)
 static bool watch_stage(void *context, const char *stage, double done, double total)
 {
     struct stages *stages = context;
-    const int64_t now = now_ms();
+    const int64_t now = exp_now_ms();
     size_t at = 0;
 
     exp_pulse_tick(stages->pulse, stage, done, total, now);
@@ -158,7 +151,7 @@ static enum delta_status learn(struct outcome *out, struct once *once,
 
     learner_memory_now(); /* gives freed memory back */
     reset_peak();
-    once->stages = (struct stages){.last_ms = now_ms(), .pulse = once->stages.pulse};
+    once->stages = (struct stages){.last_ms = exp_now_ms(), .pulse = once->stages.pulse};
     if (!options.blocks)
         options.blocks = once->blocks;
     st = learner_increment(&learned, &once->model, fresh, once->replays ? &once->exemplars : NULL,
@@ -224,7 +217,7 @@ static enum delta_status take_step(json_t *steps, struct exp_accuracy *accuracy,
 
     budget.memory_bytes =
         limit->memory_mb ? ((size_t)limit->memory_mb << 20) + bystander_bytes(once) : 0;
-    budget.deadline_ms = limit->time_s > 0 ? now_ms() + (int64_t)(1000 * limit->time_s) : 0;
+    budget.deadline_ms = limit->time_s > 0 ? exp_now_ms() + (int64_t)(1000 * limit->time_s) : 0;
     budget.progress = watch_stage;
     budget.context = &once->stages;
     if (!st)
@@ -389,7 +382,7 @@ enum delta_status exp_run_once(json_t **out, const struct learner_experiment *pl
     enum delta_status st =
         line && steps ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
 
-    exp_pulse_start(pulse, count, now_ms());
+    exp_pulse_start(pulse, count, exp_now_ms());
     if (!st)
         st = prepare(&once, train, files, err);
     if (!st)
@@ -402,7 +395,7 @@ enum delta_status exp_run_once(json_t **out, const struct learner_experiment *pl
     }
     for (size_t i = 0; !st && i < count; i++) {
         st = take_step(steps, &last, &once, i, err);
-        exp_pulse_step(pulse, now_ms());
+        exp_pulse_step(pulse, exp_now_ms());
     }
     if (!st) {
         put_run(line, &once, workers);

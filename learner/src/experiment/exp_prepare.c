@@ -5,22 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "delta/clock.h"
 #include "delta/file.h"
+#include "exp_clock.h"
 #include "learner/networks.h"
 
 #define PROBE_SEED 1
 
-static int64_t now_ms(void)
-{
-    const struct delta_clock clock = delta_clock_system();
-
-    return delta_clock_monotonic_ms(&clock);
-}
-
 static bool watch(void *context, const char *stage, double done, double total)
 {
-    exp_pulse_tick(context, stage, done, total, now_ms());
+    exp_pulse_tick(context, stage, done, total, exp_now_ms());
     return true;
 }
 
@@ -94,7 +87,7 @@ enum delta_status exp_make_base(const struct learner_experiment *plan,
     char checkpoint[1300];
     enum delta_status st = ids ? DELTA_OK : delta_fail(err, DELTA_NO_MEMORY, "out of memory");
 
-    exp_pulse_start(pulse, 1, now_ms());
+    exp_pulse_start(pulse, 1, exp_now_ms());
     snprintf(checkpoint, sizeof checkpoint, "%s.part", files->base);
     options.epochs = (int)base->epochs;
     options.batch = (size_t)base->batch;
@@ -144,7 +137,7 @@ enum delta_status exp_make_exemplars(const struct learner_experiment *plan,
     struct delta_model model = DELTA_MODEL_INIT;
     enum delta_status st = exp_base_open(&model, plan, run, files->base, err);
 
-    exp_pulse_start(pulse, 1, now_ms());
+    exp_pulse_start(pulse, 1, exp_now_ms());
     if (!st)
         st = learner_samples_select(&data, train, model.classes, model.class_count,
                                     (size_t)plan->pool, err);

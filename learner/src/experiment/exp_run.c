@@ -9,8 +9,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "delta/clock.h"
 #include "delta/file.h"
+#include "exp_clock.h"
 #include "exp_results.h"
 #include "exp_work.h"
 
@@ -39,13 +39,6 @@ struct runner {
     struct cost *costs; /* [variants] */
     double done_cost;
 };
-
-static int64_t now_ms(void)
-{
-    const struct delta_clock clock = delta_clock_system();
-
-    return delta_clock_monotonic_ms(&clock);
-}
 
 static size_t core_count(void)
 {
@@ -95,7 +88,7 @@ static double share_done(const struct runner *r, size_t next)
             continue;
         const double told = exp_pulse_share(r->workers[i].pulse);
         double whole = guess_seconds(r, r->workers[i].job);
-        double part = (double)(now_ms() - r->workers[i].started_ms) / 1000;
+        double part = (double)(exp_now_ms() - r->workers[i].started_ms) / 1000;
         if (told > 0)
             whole = part / told;
         else if (!r->costs[r->workers[i].job->run->variant].count)
@@ -149,7 +142,7 @@ static enum delta_status end_one(struct runner *r, struct exp_worker *worker, si
                                  struct delta_error *err)
 {
     const struct exp_job *job = worker->job;
-    const double seconds = (double)(now_ms() - worker->started_ms) / 1000;
+    const double seconds = (double)(exp_now_ms() - worker->started_ms) / 1000;
     struct delta_error why = DELTA_ERROR_INIT;
     char name[TEXT_MAX], text[TEXT_MAX + sizeof why.text];
     json_t *line;

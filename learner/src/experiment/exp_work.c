@@ -9,17 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "delta/clock.h"
+#include "exp_clock.h"
 
 #define MAX_ANSWER_BYTES ((size_t)16 << 20)
 #define READ_BYTES 65536
-
-static int64_t now_ms(void)
-{
-    const struct delta_clock clock = delta_clock_system();
-
-    return delta_clock_monotonic_ms(&clock);
-}
 
 /* ---- in the child ---- */
 
@@ -98,7 +91,7 @@ enum delta_status exp_worker_start(struct exp_worker *worker, const struct learn
         return delta_fail_errno(err, "cannot start a worker process");
     }
     *worker = (struct exp_worker){
-        .pid = (int)pid, .fd = ends[0], .job = job, .started_ms = now_ms(), .pulse = pulse};
+        .pid = (int)pid, .fd = ends[0], .job = job, .started_ms = exp_now_ms(), .pulse = pulse};
     delta_buf_init(&worker->answer, MAX_ANSWER_BYTES);
     return DELTA_OK;
 }

@@ -304,7 +304,10 @@ static void blas_agrees_with_ref(void **state)
     (void)state;
     for (size_t m = 0; m < sizeof modes / sizeof *modes; m++) {
         for (size_t r = 0; r < sizeof more / sizeof *more; r++)
-            if (!too_slow(&more[r]))
+            if (too_slow(&more[r]))
+                print_message("SKIP: %s width %u, %u pixels a side, takes minutes here\n",
+                              more[r].arch, more[r].width, more[r].side);
+            else
                 compare_devices(&more[r], &modes[m], threads[r], 20 + r);
         for (size_t r = 0; r < fixture_row_count; r++)
             compare_devices(&fixture_rows[r], &modes[m], 1 + (int)r % 3, 30 + r);
