@@ -323,7 +323,7 @@ static int parse(struct learn *l, int argc, char **argv)
          .high = 10000},
         {"stages", DELTA_OPT_CHOICE, &l->stages, .choices = "A|AB|ABC|AC",
          .help = "frostline: how far to go; the guard comes always"},
-        {"live", DELTA_OPT_TEXT, &l->live, .arg = "PREFIX",
+        {"live", DELTA_OPT_TEXT, &l->live, .arg = "PREFIX[,...]",
          .help =
              "frostline, layer4-only: layers whose names begin so learn; 'last': the last stage, "
              "'last-block': the last block of it, frostline's choice"},

@@ -75,7 +75,7 @@ int learner_cmd_plan(int argc, char **argv)
          .help = "freeze whole filters, by the sum over their weights"},
         {"mask", DELTA_OPT_CHOICE, &mask, .choices = "importance|magnitude|random",
          .help = "what is ranked"},
-        {"live", DELTA_OPT_TEXT, &live, .arg = "PREFIX",
+        {"live", DELTA_OPT_TEXT, &live, .arg = "PREFIX[,...]",
          .help = "only layers whose names begin so may learn; 'last': those of the last stage, "
                  "'last-block': of its last block"},
         {"check", DELTA_OPT_INT, &check, .arg = "N",

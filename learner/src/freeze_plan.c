@@ -61,6 +61,20 @@ done:
     return st;
 }
 
+/* Does name begin like one of the parts of a list with commas? An empty list is the beginning of
+ * every name. */
+static bool begins_like(const char *name, const char *list)
+{
+    for (;;) {
+        const size_t len = strcspn(list, ",");
+        if (strncmp(name, list, len) == 0)
+            return true;
+        if (!list[len])
+            return false;
+        list += len + 1;
+    }
+}
+
 /* Is this tensor the weight of a convolution that `live` names? The last stage: all layers whose
  * plane is as small as the smallest. The last block: "layer4.1." of "layer4.1.conv2". */
 static bool is_named(const struct learner_layers *layers, const char *live, const char *tensor)
@@ -87,7 +101,32 @@ static bool is_named(const struct learner_layers *layers, const char *live, cons
         const char *dot = strrchr(last->name, '.');
         return dot && strncmp(own->name, last->name, (size_t)(dot + 1 - last->name)) == 0;
     }
-    return strncmp(own->name, live, strlen(live)) == 0;
+    return begins_like(own->name, live);
+}
+
+/* A name of the list that is no layer's beginning is a mistake, though others are right. */
+static enum delta_status check_names(const struct learner_layers *layers, const char *live,
+                                     struct delta_error *err)
+{
+    for (const char *at = live; *at;) {
+        const size_t len = strcspn(at, ",");
+        bool found = false;
+        for (size_t l = 0; len && !found && l < layers->count; l++)
+            found = layers->items[l].kind == LEARNER_LAYER_CONV &&
+                    strncmp(layers->items[l].name, at, len) == 0;
+        if (!found)
+            return delta_fail(err, DELTA_NOT_FOUND, "no layer's name begins with '%.*s'", (int)len,
+                              at);
+        at += len;
+        if (*at == ',' && !*++at)
+            return delta_fail(err, DELTA_NOT_FOUND, "'%s' ends with a comma", live);
+    }
+    return DELTA_OK;
+}
+
+static bool is_word(const char *live)
+{
+    return !live || strcmp(live, LEARNER_LAST_STAGE) == 0 || strcmp(live, LEARNER_LAST_BLOCK) == 0;
 }
 
 enum delta_status learner_plan_confine(struct delta_model *model, const char *live,
@@ -102,6 +141,8 @@ enum delta_status learner_plan_confine(struct delta_model *model, const char *li
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for a freeze plan");
     if (!st)
         st = learner_arch_layers(layers, &model->arch, model->class_count, err);
+    if (!st && !is_word(live))
+        st = check_names(layers, live, err);
     for (size_t i = 0; !st && i < model->tensor_count; i++) {
         struct delta_tensor *tensor = &model->tensors[i];
         if (tensor == weight || tensor == bias)

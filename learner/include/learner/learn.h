@@ -127,15 +127,16 @@ struct learner_plan_choice {
     double ratio;     /* share frozen of each layer that may learn, rounded */
     bool filters;     /* whole filters, by the sum over their weights; else weight by weight */
     const char *mask; /* "importance" (NULL too), "magnitude" (w squared), "random" (by seed) */
-    const char *live; /* layers that may learn, by the beginning of their names, all others are
-                       * frozen whole; NULL: all may; LEARNER_LAST_... */
+    const char *live; /* layers that may learn, by the beginnings of their names with commas
+                       * between ("features.17.,features.18."), all others are frozen whole;
+                       * NULL: all may; LEARNER_LAST_... */
 };
 #define LEARNER_LAST_STAGE "last"       /* the layers with the smallest plane, the head aside */
 #define LEARNER_LAST_BLOCK "last-block" /* those named like the last one but for the last part */
 
 /* The same with a choice.
  *   old      not read by the masks magnitude and random
- *   fails    also CONFIG (mask, ratio), NOT_FOUND (no layer begins like live) */
+ *   fails    also CONFIG (mask, ratio), NOT_FOUND (no layer begins like a name of live) */
 DELTA_MUST_USE enum delta_status learner_freeze_plan_by(struct delta_model *model,
                                                         const struct learner_samples *old,
                                                         const struct learner_plan_choice *choice,
@@ -161,7 +162,7 @@ learner_importance_measure(struct learner_importance_check *out, const struct de
 struct learner_increment_options {
     const char *method;   /* one of learner_method_names() */
     const char *stages;   /* frostline: "A", "AB", "ABC" or "AC"; D, the guard, is always last */
-    const char *live;     /* the layers that learn, by the beginning of their names, or a
+    const char *live;     /* the layers that learn, as in learner_plan_choice, or a
                            * LEARNER_LAST_...; NULL: frostline the last block, layer4-only the last
                            * stage */
     const char *mask;     /* freeze: what ranks weights: "importance", "magnitude", "random" */

@@ -43,7 +43,7 @@ const struct exp_knob exp_knobs[] = {
     {"balanced", EXP_BOOLS, OPT(balanced), 0, 1, "as many images of a new class as of an old one",
      NULL},
     {"mirror", EXP_BOOLS, OPT(mirror), 0, 1, "images also mirrored", NULL},
-    {"live", EXP_TEXTS, OPT(live), 0, 0, "layers that learn, by the beginning of their names",
+    {"live", EXP_TEXTS, OPT(live), 0, 0, "layers that learn, by the beginnings of their names",
      NULL},
     {"start", EXP_TEXTS, OPT(start), 0, 0, "joint: base or scratch", "base|scratch"},
     {"blocks", EXP_TEXTS, OPT(blocks), 0, 0, "e2e: old classes of each earlier step", NULL},

@@ -342,6 +342,37 @@ static void the_last_block_is_live(void **state)
     }
 }
 
+/* Several blocks by their names; a name that is no layer's is told, though others are right. */
+static void live_layers_may_be_a_list(void **state)
+{
+    static const char *const wrong[] = {"layer9.", "layer4.1.,layer9.", "layer4.1.,", ",layer4.1."};
+    struct learner_plan_choice choice = {.live = "layer3.1.,layer4.1.", .filters = true};
+    struct delta_error err = DELTA_ERROR_INIT;
+    struct delta_model model = DELTA_MODEL_INIT;
+    size_t live = 0;
+    (void)state;
+
+    assert_ok(learner_net_init_model(&model, &f.base.arch, f.base.classes, OLD, 2, &err));
+    assert_ok(learner_freeze_plan_by(&model, &f.exemplars.replay, &choice, &f.budget, &err));
+    for (size_t i = 0; i < model.tensor_count; i++) {
+        const struct delta_tensor *tensor = &model.tensors[i];
+        const bool named = begins(tensor->name, "layer3.1.") || begins(tensor->name, "layer4.1.");
+        if (tensor->count == (size_t)OLD || tensor->shape[0] == OLD)
+            continue; /* the head */
+        live += tensor->freeze.mode == DELTA_FREEZE_LIVE;
+        assert_int_equal(tensor->freeze.mode == DELTA_FREEZE_LIVE, tensor->rank == 4 && named);
+    }
+    assert_int_equal(live, 4);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        choice.live = wrong[i];
+        assert_int_equal(
+            learner_freeze_plan_by(&model, &f.exemplars.replay, &choice, &f.budget, &err),
+            DELTA_NOT_FOUND);
+    }
+    assert_non_null(strstr(err.text, "begins with ''"));
+    delta_model_release(&model);
+}
+
 /* A plan that the version brings is kept to, and stays as it is: a coordinator demands that. */
 static void frostline_keeps_to_the_models_own_plan(void **state)
 {
@@ -745,6 +776,7 @@ int main(void)
         cmocka_unit_test(what_is_frozen_keeps_its_bits),
         cmocka_unit_test(frostline_freezes_whole_filters),
         cmocka_unit_test(the_last_block_is_live),
+        cmocka_unit_test(live_layers_may_be_a_list),
         cmocka_unit_test(frostline_keeps_to_the_models_own_plan),
         cmocka_unit_test(the_guard_judges_what_a_small_delta_carries),
         cmocka_unit_test(pulled_exemplars_resist_new_classes),
