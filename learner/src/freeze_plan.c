@@ -75,11 +75,37 @@ static bool begins_like(const char *name, const char *list)
     }
 }
 
+/* Length of "layer4.1." in "layer4.1.conv2", of "features.17." in "features.17.conv.0.0". */
+static size_t block_length(const char *name)
+{
+    const char *dot = strchr(name, '.');
+
+    dot = dot ? strchr(dot + 1, '.') : NULL;
+    return dot ? (size_t)(dot + 1 - name) : 0;
+}
+
+/* Does the last block begin at this layer or before? A block looks at neighbours: the 1x1
+ * convolution after MobileNetV2's last block is none by itself. */
+static bool within_last_block(const struct learner_layers *layers, const struct learner_layer *own)
+{
+    const struct learner_layer *spatial = NULL;
+    size_t first = layers->count;
+
+    for (size_t l = layers->count; !spatial && l-- > 0;)
+        if (layers->items[l].kind == LEARNER_LAYER_CONV && layers->items[l].kernel > 1)
+            spatial = &layers->items[l];
+    for (size_t l = 0; spatial && l < first; l++)
+        if (layers->items[l].kind == LEARNER_LAYER_CONV &&
+            strncmp(layers->items[l].name, spatial->name, block_length(spatial->name)) == 0)
+            first = l;
+    return own >= layers->items + first;
+}
+
 /* Is this tensor the weight of a convolution that `live` names? The last stage: all layers whose
- * plane is as small as the smallest. The last block: "layer4.1." of "layer4.1.conv2". */
+ * plane is as small as the smallest. */
 static bool is_named(const struct learner_layers *layers, const char *live, const char *tensor)
 {
-    const struct learner_layer *own = NULL, *last = NULL;
+    const struct learner_layer *own = NULL;
     size_t smallest = SIZE_MAX;
 
     for (size_t l = 0; l < layers->count; l++) {
@@ -87,7 +113,6 @@ static bool is_named(const struct learner_layers *layers, const char *live, cons
         const size_t len = strlen(layer->name);
         if (layer->kind != LEARNER_LAYER_CONV)
             continue;
-        last = layer;
         if (layer->out.h * layer->out.w < smallest)
             smallest = layer->out.h * layer->out.w;
         if (strncmp(tensor, layer->name, len) == 0 && strcmp(tensor + len, ".weight") == 0)
@@ -97,10 +122,8 @@ static bool is_named(const struct learner_layers *layers, const char *live, cons
         return false;
     if (!live || strcmp(live, LEARNER_LAST_STAGE) == 0)
         return own->out.h * own->out.w == smallest;
-    if (strcmp(live, LEARNER_LAST_BLOCK) == 0) {
-        const char *dot = strrchr(last->name, '.');
-        return dot && strncmp(own->name, last->name, (size_t)(dot + 1 - last->name)) == 0;
-    }
+    if (strcmp(live, LEARNER_LAST_BLOCK) == 0)
+        return within_last_block(layers, own);
     return begins_like(own->name, live);
 }
 

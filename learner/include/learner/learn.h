@@ -131,8 +131,9 @@ struct learner_plan_choice {
                        * between ("features.17.,features.18."), all others are frozen whole;
                        * NULL: all may; LEARNER_LAST_... */
 };
-#define LEARNER_LAST_STAGE "last"       /* the layers with the smallest plane, the head aside */
-#define LEARNER_LAST_BLOCK "last-block" /* those named like the last one but for the last part */
+#define LEARNER_LAST_STAGE "last" /* the layers with the smallest plane, the head aside */
+/* The last block with a convolution wider than 1x1, and what follows it. */
+#define LEARNER_LAST_BLOCK "last-block"
 
 /* The same with a choice.
  *   old      not read by the masks magnitude and random
