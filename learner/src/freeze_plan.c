@@ -127,29 +127,31 @@ static bool is_named(const struct learner_layers *layers, const char *live, cons
     return begins_like(own->name, live);
 }
 
+static bool begins_a_layer(const struct learner_layers *layers, const char *name, size_t len)
+{
+    for (size_t l = 0; len && l < layers->count; l++)
+        if (layers->items[l].kind == LEARNER_LAYER_CONV &&
+            strncmp(layers->items[l].name, name, len) == 0)
+            return true;
+    return false;
+}
+
 /* A name of the list that is no layer's beginning is a mistake, though others are right. */
 static enum delta_status check_names(const struct learner_layers *layers, const char *live,
                                      struct delta_error *err)
 {
-    for (const char *at = live; *at;) {
-        const size_t len = strcspn(at, ",");
-        bool found = false;
-        for (size_t l = 0; len && !found && l < layers->count; l++)
-            found = layers->items[l].kind == LEARNER_LAYER_CONV &&
-                    strncmp(layers->items[l].name, at, len) == 0;
-        if (!found)
+    if (!live || !*live || strcmp(live, LEARNER_LAST_STAGE) == 0 ||
+        strcmp(live, LEARNER_LAST_BLOCK) == 0)
+        return DELTA_OK;
+    for (;;) {
+        const size_t len = strcspn(live, ",");
+        if (!begins_a_layer(layers, live, len))
             return delta_fail(err, DELTA_NOT_FOUND, "no layer's name begins with '%.*s'", (int)len,
-                              at);
-        at += len;
-        if (*at == ',' && !*++at)
-            return delta_fail(err, DELTA_NOT_FOUND, "'%s' ends with a comma", live);
+                              live);
+        if (!live[len])
+            return DELTA_OK;
+        live += len + 1;
     }
-    return DELTA_OK;
-}
-
-static bool is_word(const char *live)
-{
-    return !live || strcmp(live, LEARNER_LAST_STAGE) == 0 || strcmp(live, LEARNER_LAST_BLOCK) == 0;
 }
 
 enum delta_status learner_plan_confine(struct delta_model *model, const char *live,
@@ -157,27 +159,22 @@ enum delta_status learner_plan_confine(struct delta_model *model, const char *li
 {
     struct learner_layers *layers = delta_calloc(1, sizeof *layers);
     struct delta_tensor *weight = NULL, *bias = NULL;
-    size_t found = 0;
     enum delta_status st = delta_model_head(model, &weight, &bias, err);
 
     if (!st && !layers)
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for a freeze plan");
     if (!st)
         st = learner_arch_layers(layers, &model->arch, model->class_count, err);
-    if (!st && !is_word(live))
+    if (!st)
         st = check_names(layers, live, err);
     for (size_t i = 0; !st && i < model->tensor_count; i++) {
         struct delta_tensor *tensor = &model->tensors[i];
         if (tensor == weight || tensor == bias)
             continue;
-        if (tensor->rank >= 2 && is_named(layers, live, tensor->name))
-            found++;
-        else
+        if (tensor->rank < 2 || !is_named(layers, live, tensor->name))
             st = delta_tensor_set_freeze(tensor, DELTA_FREEZE_ALL, NULL, 0, err);
     }
     free(layers);
-    if (!st && !found)
-        st = delta_fail(err, DELTA_NOT_FOUND, "no layer's name begins with '%s'", live);
     return st;
 }
 
