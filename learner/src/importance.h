@@ -10,8 +10,9 @@ struct learner_importance {
     float *gradient; /* owned, [count]: of the mean cross-entropy */
 };
 
-/* Freezes whole what does not belong to the layers that `live` names (learner_plan_choice), the head
- * aside; batch norms everywhere. Other marks stay.  fails: NOT_FOUND, NO_MEMORY */
+/* Freezes whole what does not belong to the layers that `live` names, as in learner_plan_choice;
+ * batch norms everywhere; not the head. Other marks stay.
+ *   fails    NOT_FOUND, NO_MEMORY */
 DELTA_MUST_USE enum delta_status learner_plan_confine(struct delta_model *model, const char *live,
                                                       struct delta_error *err);
 
