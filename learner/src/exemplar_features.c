@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "embed.h"
+#include "latents.h"
 
 void learner_features_release(struct learner_features *features)
 {
@@ -78,7 +79,9 @@ enum delta_status learner_features_make(struct learner_exemplars *exemplars,
     enum delta_status st = learner_body_digest(&body, model, err);
 
     learner_features_release(features);
-    if (!st && exemplars->replay.count)
+    if (!st)
+        st = learner_latents_embed(&replay, exemplars, model, budget, err);
+    if (!st && exemplars->replay.count && !replay.count)
         st = learner_embed(&replay, model, &exemplars->replay, budget, "features", err);
     if (!st && exemplars->probe.count)
         st = learner_embed(&probe, model, &exemplars->probe, budget, "features", err);

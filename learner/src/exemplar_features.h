@@ -8,7 +8,8 @@
 
 void learner_features_release(struct learner_features *features);
 
-/* Makes the features of all exemplars by the model's network, whatever was there.
+/* Makes the features of all exemplars by the model's network, whatever was there; from the latents
+ * where these are true of it.
  *   fails    what learner_embed fails with; then there are none */
 DELTA_MUST_USE enum delta_status learner_features_make(struct learner_exemplars *exemplars,
                                                        const struct delta_model *model,

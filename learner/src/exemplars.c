@@ -8,6 +8,7 @@
 #include "exemplar_features.h"
 #include "herding.h"
 #include "holdout.h"
+#include "latents.h"
 #include "sources.h"
 
 void learner_exemplars_release(struct learner_exemplars *exemplars)
@@ -17,6 +18,17 @@ void learner_exemplars_release(struct learner_exemplars *exemplars)
     learner_samples_release(&exemplars->replay);
     learner_samples_release(&exemplars->probe);
     learner_features_release(&exemplars->features);
+    learner_latents_release(&exemplars->latents);
+}
+
+size_t learner_exemplars_bytes(const struct learner_exemplars *exemplars)
+{
+    const struct learner_features *features = &exemplars->features;
+    const struct learner_latents *latents = &exemplars->latents;
+
+    return learner_samples_bytes(&exemplars->replay) + learner_samples_bytes(&exemplars->probe) +
+           (features->replay_count + features->probe_count) * features->d * sizeof(float) +
+           latents->count * latents->values * sizeof *latents->rows;
 }
 
 enum use { UNUSED, REPLAY, PROBE };
@@ -238,6 +250,26 @@ enum delta_status learner_exemplars_choose_within(struct learner_exemplars *out,
     return choose(out, model, from, &wishes, err);
 }
 
+/* Latents of what was appended: its own behind the others, or all anew where the layers below
+ * moved. */
+static enum delta_status add_latents(struct learner_exemplars *exemplars,
+                                     struct learner_exemplars *fresh,
+                                     const struct delta_model *model, struct delta_error *err)
+{
+    struct learner_latents *latents = &exemplars->latents;
+    enum delta_status st = learner_exemplars_keep_latents(fresh, model, NULL, err);
+
+    if (st)
+        return st;
+    if (!latents->values ||
+        (latents->layers == fresh->latents.layers && latents->values == fresh->latents.values &&
+         delta_digest_equal(&latents->below, &fresh->latents.below))) {
+        learner_latents_append(latents, &fresh->latents);
+        return DELTA_OK;
+    }
+    return learner_exemplars_keep_latents(exemplars, model, NULL, err);
+}
+
 enum delta_status learner_exemplars_add(struct learner_exemplars *exemplars,
                                         const struct delta_model *model,
                                         const struct learner_samples *samples, size_t per_class,
@@ -246,6 +278,7 @@ enum delta_status learner_exemplars_add(struct learner_exemplars *exemplars,
 {
     const bool none = exemplars->replay.count == 0 && exemplars->probe.count == 0;
     const bool known = none || learner_exemplars_features(exemplars, model);
+    const bool latent = none || exemplars->latents.values;
     struct learner_exemplars fresh = LEARNER_EXEMPLARS_INIT;
     bool *held = delta_calloc(samples->count + 1, sizeof *held);
     enum delta_status st;
@@ -261,6 +294,8 @@ enum delta_status learner_exemplars_add(struct learner_exemplars *exemplars,
         st = learner_samples_append(&exemplars->replay, &fresh.replay, err);
     if (!st)
         st = learner_samples_append(&exemplars->probe, &fresh.probe, err);
+    if (!st && latent)
+        st = add_latents(exemplars, &fresh, model, err);
     if (!st)
         st = known ? learner_features_append(&exemplars->features, &fresh.features, err)
                    : learner_features_make(exemplars, model, NULL, err);

@@ -3,10 +3,13 @@
  *   8 bytes   "FROSTEX1"
  *   4 bytes   length of the header, little-endian
  *   header    MessagePack map: features (may be absent; body = bin of 32 bytes, d = values a
- *             feature), probe, replay (each: channels, classes, height, labels = bin of
- *             little-endian uint16, width), schema = 2 (1: without features)
+ *             feature), latents (may be absent; below = bin of 32 bytes, layers, values = of a
+ *             latent), probe, replay (each: channels, classes, height, labels = bin of
+ *             little-endian uint16, width), schema = 3 (1: without features and latents, 2:
+ *             without latents)
  *   pixels    replay, then probe, planar RGB
  *   features  where the header has them: replay, then probe, little-endian float32
+ *   latents   where the header has them: of replay, little-endian bfloat16
  *   32 bytes  SHA-256 of everything before
  */
 #include "learner/exemplars.h"
@@ -24,10 +27,11 @@
 #define MAGIC "FROSTEX1"
 #define MAGIC_BYTES 8
 #define FRONT_BYTES (MAGIC_BYTES + 4)
-#define SCHEMA 2
+#define SCHEMA 3
 #define MAX_HEADER ((size_t)8 << 20)
 #define MAX_FILE ((size_t)1 << 30)
 #define MAX_FEATURE 65536 /* values */
+#define MAX_LAYERS 4096
 
 static enum delta_status put_set(struct delta_msg_out *out, const struct learner_samples *set,
                                  struct delta_error *err)
@@ -67,6 +71,23 @@ static bool has_features(const struct learner_exemplars *exemplars)
            features->probe_count == exemplars->probe.count;
 }
 
+static bool has_latents(const struct learner_exemplars *exemplars)
+{
+    return exemplars->latents.values && exemplars->latents.count == exemplars->replay.count;
+}
+
+static void put_latents(struct delta_msg_out *out, const struct learner_latents *latents)
+{
+    delta_msg_str(out, "latents");
+    delta_msg_map(out, 3);
+    delta_msg_str(out, "below");
+    delta_msg_bin(out, latents->below.bytes, sizeof latents->below.bytes);
+    delta_msg_str(out, "layers");
+    delta_msg_uint(out, latents->layers);
+    delta_msg_str(out, "values");
+    delta_msg_uint(out, latents->values);
+}
+
 static void put_features(struct delta_msg_out *out, const struct learner_features *features)
 {
     delta_msg_str(out, "features");
@@ -84,9 +105,11 @@ static enum delta_status put_header(struct delta_buf *header,
     struct delta_msg_out out = {header, DELTA_OK};
     enum delta_status st;
 
-    delta_msg_map(&out, has_features(exemplars) ? 4 : 3);
+    delta_msg_map(&out, (uint32_t)(3 + has_features(exemplars) + has_latents(exemplars)));
     if (has_features(exemplars))
         put_features(&out, &exemplars->features);
+    if (has_latents(exemplars))
+        put_latents(&out, &exemplars->latents);
     delta_msg_str(&out, "probe");
     st = put_set(&out, &exemplars->probe, err);
     if (st)
@@ -96,7 +119,7 @@ static enum delta_status put_header(struct delta_buf *header,
     if (st)
         return st;
     delta_msg_str(&out, "schema");
-    delta_msg_uint(&out, has_features(exemplars) ? SCHEMA : 1);
+    delta_msg_uint(&out, has_latents(exemplars) ? SCHEMA : has_features(exemplars) ? 2 : 1);
     if (out.status)
         return delta_fail(err, out.status, "too many exemplars for one file");
     return DELTA_OK;
@@ -111,10 +134,13 @@ enum delta_status learner_exemplars_save(const struct learner_exemplars *exempla
                                          const char *path, struct delta_error *err)
 {
     const struct learner_features *features = &exemplars->features;
+    const struct learner_latents *latents = &exemplars->latents;
     const size_t row = has_features(exemplars) ? features->d * sizeof(float) : 0;
+    const size_t latent = has_latents(exemplars) ? latents->values * sizeof *latents->rows : 0;
     const struct delta_bytes parts[] = {pixels_of(&exemplars->replay), pixels_of(&exemplars->probe),
                                         delta_bytes(features->replay, row * features->replay_count),
-                                        delta_bytes(features->probe, row * features->probe_count)};
+                                        delta_bytes(features->probe, row * features->probe_count),
+                                        delta_bytes(latents->rows, latent * latents->count)};
     struct delta_buf header, file;
     struct delta_digest digest;
     enum delta_status st;
@@ -215,6 +241,49 @@ static enum delta_status get_features(struct learner_exemplars *out, struct delt
     return DELTA_OK;
 }
 
+/* The same of the latents. */
+static enum delta_status get_latents(struct learner_exemplars *out, struct delta_msg_value root,
+                                     size_t room, struct delta_error *err)
+{
+    struct learner_latents *latents = &out->latents;
+    const struct delta_msg_value map = delta_msg_find(root, "latents");
+    struct delta_bytes below;
+    uint64_t layers, values;
+    enum delta_status st;
+
+    if (!delta_msg_has(root, "latents"))
+        return DELTA_OK;
+    if ((st = delta_msg_get_bin(map, "below", &below, err)) ||
+        (st = delta_msg_get_uint(map, "layers", MAX_LAYERS, &layers, err)) ||
+        (st = delta_msg_get_uint(map, "values", LEARNER_LATENT_VALUES_MAX, &values, err)))
+        return st;
+    if (below.len != sizeof latents->below.bytes || values == 0)
+        return delta_fail(err, DELTA_FORMAT, "latents: a digest of %zu bytes, %llu values each",
+                          below.len, (unsigned long long)values);
+    if (room / sizeof *latents->rows / values < out->replay.count)
+        return delta_fail(err, DELTA_TRUNCATED, "latents end early");
+    if (out->replay.count * values * sizeof *latents->rows > LEARNER_LATENT_BYTES_MAX)
+        return delta_fail(err, DELTA_LIMIT, "latents of more than %zu bytes",
+                          LEARNER_LATENT_BYTES_MAX);
+    latents->rows = delta_calloc(out->replay.count * values + 1, sizeof *latents->rows);
+    if (!latents->rows)
+        return delta_fail(err, DELTA_NO_MEMORY, "out of memory for latents");
+    memcpy(latents->below.bytes, below.data, sizeof latents->below.bytes);
+    latents->layers = layers;
+    latents->values = values;
+    latents->count = out->replay.count;
+    return DELTA_OK;
+}
+
+static enum delta_status check_latents(const struct learner_latents *latents,
+                                       struct delta_error *err)
+{
+    for (size_t i = 0; i < latents->count * latents->values; i++)
+        if ((latents->rows[i] & 0x7f80) == 0x7f80)
+            return delta_fail(err, DELTA_NONFINITE, "latents: value %zu is not finite", i);
+    return DELTA_OK;
+}
+
 static enum delta_status check_values(const float *values, size_t count, struct delta_error *err)
 {
     for (size_t i = 0; i < count; i++)
@@ -228,6 +297,7 @@ static enum delta_status get_body(struct learner_exemplars *out, struct delta_by
                                   struct delta_error *err)
 {
     const struct learner_features *features = &out->features;
+    const struct learner_latents *latents = &out->latents;
     const size_t row = features->d * sizeof(float);
     const struct {
         void *to;
@@ -235,7 +305,8 @@ static enum delta_status get_body(struct learner_exemplars *out, struct delta_by
     } parts[] = {{out->replay.pixels, pixels_of(&out->replay).len},
                  {out->probe.pixels, pixels_of(&out->probe).len},
                  {features->replay, row * features->replay_count},
-                 {features->probe, row * features->probe_count}};
+                 {features->probe, row * features->probe_count},
+                 {latents->rows, latents->count * latents->values * sizeof *latents->rows}};
     size_t wanted = 0, at = 0;
 
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
@@ -248,9 +319,11 @@ static enum delta_status get_body(struct learner_exemplars *out, struct delta_by
             memcpy(parts[i].to, body.data + at, parts[i].bytes);
         at += parts[i].bytes;
     }
-    const enum delta_status st =
+    enum delta_status st =
         check_values(features->replay, features->d * features->replay_count, err);
-    return st ? st : check_values(features->probe, features->d * features->probe_count, err);
+    if (!st)
+        st = check_values(features->probe, features->d * features->probe_count, err);
+    return st ? st : check_latents(latents, err);
 }
 
 static enum delta_status decode(struct learner_exemplars *out, struct delta_bytes file,
@@ -290,6 +363,8 @@ static enum delta_status decode(struct learner_exemplars *out, struct delta_byte
         st = get_set(&out->probe, delta_msg_find(map, "probe"), file.len, err);
     if (!st && schema > 1)
         st = get_features(out, map, file.len, err);
+    if (!st && schema > 2)
+        st = get_latents(out, map, file.len, err);
     delta_msg_release(&msg);
     if (st)
         return st;

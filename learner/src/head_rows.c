@@ -57,14 +57,13 @@ enum delta_status learner_pool_embed(struct learner_pool *out, const struct lear
 
     if (!st && task->replay->count)
         st = learner_samples_append(&all, task->replay, err);
-    /* what stage B needs of exemplars takes nearly a whole pass: their features come with it */
     const bool known = task->known && task->replay->count && views == 1 && !prefix;
     if (!st)
         st = prefix ? learner_prefix_embed(&made.embedding, prefix, task, plan, views, err)
                     : learner_embed_views(&made.embedding, task->base, known ? task->fresh : &all,
                                           views, task->budget, "features", err);
     made.forwards = made.embedding.count;
-    if (!st && known)
+    if (!st && made.forwards < views * all.count)
         st = add_known(&made.embedding, task, err);
     made.images = all.count;
     if (!st) {

@@ -406,7 +406,8 @@ enum delta_status learner_tune_with(struct learner_task *task,
     if (!st && extra->after) {
         task->image_passes +=
             tuner.pass_cost / 3 * (double)(tuner.data.views * tuner.data.pool.count);
-        st = learner_tune_data_embed(extra->after, &tuner.data, &tuner.patient, err);
+        st = learner_tune_data_embed(extra->after, &tuner.data,
+                                     tuner.data.views * tuner.data.pool.count, &tuner.patient, err);
     }
     if (!st)
         st = learner_net_store(tuner.net, task->model, err);

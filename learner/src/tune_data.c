@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "graph.h"
+#include "latents.h"
 #include "net_device.h"
 
 /* For what a frozen prefix makes of the images, in memory; what does not fit goes to a file. Under
@@ -98,6 +99,25 @@ void learner_prefix_release(struct learner_prefix *prefix)
     *prefix = (struct learner_prefix){.cache = NULL};
 }
 
+/* What is kept of the exemplars; false: nothing of use is. */
+static bool take_latents(struct learner_tune_data *data, const struct learner_task *task)
+{
+    const size_t fresh = task->fresh->count;
+
+    if (!data->cache || data->views > 1 || !task->known || !task->exemplars ||
+        !learner_latents_fit(task->exemplars, task->base, learner_net_prefix_layers(data->net),
+                             learner_net_prefix_count(data->net)))
+        return false;
+    for (size_t i = 0; i < task->replay->count; i++) {
+        learner_latents_read(learner_cache_record(data->cache, fresh + i),
+                             &task->exemplars->latents, i);
+        learner_cache_set(data->cache, fresh + i);
+        if (i % LEARNER_AT_ONCE == 0)
+            learner_cache_relax(data->cache);
+    }
+    return true;
+}
+
 enum delta_status learner_prefix_embed(struct learner_embedding *out, struct learner_prefix *prefix,
                                        const struct learner_task *task,
                                        const struct delta_model *plan, size_t views,
@@ -111,6 +131,7 @@ enum delta_status learner_prefix_embed(struct learner_embedding *out, struct lea
                                                 .plan = plan};
     struct learner_tune_data data = {.views = 0};
     struct learner_net *net = NULL;
+    size_t count = views * (task->fresh->count + task->replay->count);
     enum delta_status st = learner_tune_data_init(&data, task, true, views, err);
 
     if (!st)
@@ -119,8 +140,10 @@ enum delta_status learner_prefix_embed(struct learner_embedding *out, struct lea
         learner_tune_data_feed(&data, net, &task->base->arch, false);
         st = learner_tune_data_cache(&data, micro, task->budget, err);
     }
+    if (!st && take_latents(&data, task))
+        count = task->fresh->count;
     if (!st)
-        st = learner_tune_data_embed(out, &data, task->budget, err);
+        st = learner_tune_data_embed(out, &data, count, task->budget, err);
     if (!st && data.cache) { /* a table on a device apart goes with its net */
         *prefix = (struct learner_prefix){data.cache, learner_net_prefix_layers(net),
                                           learner_net_prefix_count(net)};
@@ -224,13 +247,13 @@ enum delta_status learner_tune_data_forward(struct learner_tune_data *data, cons
 }
 
 enum delta_status learner_tune_data_embed(struct learner_embedding *out,
-                                          struct learner_tune_data *data,
+                                          struct learner_tune_data *data, size_t count,
                                           const struct learner_budget *budget,
                                           struct delta_error *err)
 {
     struct learner_net *net = data->net;
     const size_t batch = learner_net_batch(net);
-    struct learner_embedding made = {data->views * data->pool.count, learner_net_feature_count(net),
+    struct learner_embedding made = {count, learner_net_feature_count(net),
                                      learner_net_class_count(net), NULL, NULL};
     uint32_t index[LEARNER_VIEWS_MAX];
     enum delta_status st = DELTA_OK;

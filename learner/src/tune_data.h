@@ -66,9 +66,10 @@ struct learner_prefix {
 void learner_prefix_release(struct learner_prefix *prefix);
 
 /* Features and logits of the task's pool (new samples, then exemplars) by the base, keeping on the
- * way what the layers make of it that `plan` freezes below the lowest live one.
- *   prefix   empty at first; left empty where there is no room, nothing frozen, or the device is
- * apart fails    INTERRUPTED, NONFINITE, NO_MEMORY */
+ * way what the layers make of it that `plan` freezes below the lowest live one. Where the
+ * exemplars' latents are just that and their features are known, these are taken, and `out` is of
+ * the new samples alone. prefix   empty at first; left empty where there is no room, nothing
+ * frozen, or the device is apart fails    INTERRUPTED, NONFINITE, NO_MEMORY */
 DELTA_MUST_USE enum delta_status learner_prefix_embed(struct learner_embedding *out,
                                                       struct learner_prefix *prefix,
                                                       const struct learner_task *task,
@@ -82,12 +83,11 @@ DELTA_MUST_USE enum delta_status learner_tune_data_take(struct learner_tune_data
                                                         const struct learner_budget *budget,
                                                         struct delta_error *err);
 
-/* Features and logits of all views with the net as it is now, through the cache.
+/* Features and logits of the first `count` views with the net as it is now, through the cache.
  *   fails    INTERRUPTED, NONFINITE, NO_MEMORY */
-DELTA_MUST_USE enum delta_status learner_tune_data_embed(struct learner_embedding *out,
-                                                         struct learner_tune_data *data,
-                                                         const struct learner_budget *budget,
-                                                         struct delta_error *err);
+DELTA_MUST_USE enum delta_status
+learner_tune_data_embed(struct learner_embedding *out, struct learner_tune_data *data, size_t count,
+                        const struct learner_budget *budget, struct delta_error *err);
 
 /* Bytes of the cache for so many views. */
 size_t learner_tune_data_cache_bytes(const struct learner_budget *budget, size_t views,

@@ -27,6 +27,17 @@ static void check_features(const struct learner_exemplars *exemplars)
             abort();
 }
 
+static void check_latents(const struct learner_exemplars *exemplars)
+{
+    const struct learner_latents *latents = &exemplars->latents;
+
+    if (latents->count != exemplars->replay.count)
+        abort();
+    for (size_t i = 0; i < latents->count * latents->values; i++)
+        if ((latents->rows[i] & 0x7f80) == 0x7f80)
+            abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct learner_exemplars exemplars;
@@ -37,6 +48,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(&exemplars.probe);
     if (exemplars.features.d)
         check_features(&exemplars);
+    if (exemplars.latents.values)
+        check_latents(&exemplars);
     learner_exemplars_release(&exemplars);
     return 0;
 }

@@ -178,15 +178,14 @@ static enum delta_status learn(struct outcome *out, struct once *once,
 static json_t *step_json(const struct once *once, const struct outcome *outcome,
                          const struct exp_accuracy *accuracy, size_t seen)
 {
-    const struct learner_samples *replay = &once->exemplars.replay, *probe = &once->exemplars.probe;
     json_t *json =
         json_pack("{s:I, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:o}", "classes",
                   (json_int_t)seen, "image_passes", outcome->report.image_passes, "seconds",
                   outcome->report.seconds, "cpu_seconds", outcome->cpu_seconds, "peak_bytes",
                   (json_int_t)outcome->peak_bytes, "delta_bytes", (json_int_t)outcome->delta_bytes,
                   "model_bytes", (json_int_t)exp_encoded_bytes(&once->model), "exemplar_bytes",
-                  (json_int_t)(learner_samples_bytes(replay) + learner_samples_bytes(probe)),
-                  "frozen", (json_int_t)outcome->frozen, "frozen_moved", (json_int_t)outcome->moved,
+                  (json_int_t)learner_exemplars_bytes(&once->exemplars), "frozen",
+                  (json_int_t)outcome->frozen, "frozen_moved", (json_int_t)outcome->moved,
                   "rejected", outcome->rejected, "cut_short", outcome->report.cut_short, "stages",
                   stages_json(&once->stages));
 

@@ -46,7 +46,7 @@ enum delta_status exp_files_name(struct exp_files *out, const struct learner_exp
     }
     if (!st && exemplars > 0) {
         const size_t used = strlen(text);
-        snprintf(text + used, sizeof text - used, " exemplars %lld probes %lld pool %lld",
+        snprintf(text + used, sizeof text - used, " exemplars %lld probes %lld pool %lld latents",
                  (long long)exemplars, (long long)plan->probes, (long long)plan->pool);
         short_digest(digest, text);
         snprintf(name, sizeof name, "%s-%s.flx", base->name, digest);
@@ -145,6 +145,8 @@ enum delta_status exp_make_exemplars(const struct learner_experiment *plan,
         st = learner_exemplars_choose_within(&exemplars, &model, &data,
                                              (size_t)plan->variants[run->variant].exemplars,
                                              (size_t)plan->probes, &budget, err);
+    if (!st)
+        st = learner_exemplars_keep_latents(&exemplars, &model, &budget, err);
     if (!st)
         st = learner_exemplars_save(&exemplars, files->exemplars, err);
     learner_exemplars_release(&exemplars);

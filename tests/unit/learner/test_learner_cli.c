@@ -136,7 +136,15 @@ static void cli_plan_and_exemplars_leave_right_files(void **state)
     assert_int_equal(stat(exemplars, &info), 0);
     assert_int_equal(info.st_mode & 0777, 0600);
     /* 30 images, and what the network makes of them */
-    const off_t least = 30 * (3072 + 32 * (off_t)sizeof(float));
+    const off_t least = 30 * (3072 + 32 * (off_t)sizeof(float)), latents = 18 * 32 * 4 * 4 * 2;
+    assert_true(info.st_size > least + latents && info.st_size < least + latents + 2000);
+    harness_run(&run, "frostline-learn", "exemplars", "--model", base, "--data", DATA,
+                "--per-class", "6", "--probes", "4", "--latents", "no", "--out",
+                harness_path(&scratch, "bare.flx"), "--json", NULL);
+    json_t *bare = parse_output();
+    assert_int_equal(json_integer_value(json_object_get(bare, "latents")), 0);
+    json_decref(bare);
+    assert_int_equal(stat(harness_path(&scratch, "bare.flx"), &info), 0);
     assert_true(info.st_size > least && info.st_size < least + 2000);
     harness_run(&run, "frostline-learn", "plan", "--model", base, "--data", DATA, "--ratio", "0.75",
                 "--out", plan, "--json", NULL);
