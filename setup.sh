@@ -1,7 +1,8 @@
 #!/bin/sh
 # The two commands of the README. Both install what is missing (Debian packages), then build:
 #   ./setup.sh demo [options]   runs the demonstration; options go to frostline-demo
-#   ./setup.sh test [preset]    runs all tests, plain and under ASan+UBSan (and threads under TSan)
+#   ./setup.sh test [preset]    runs all tests, of the release build and under ASan+UBSan (and
+#                               threads under TSan)
 #   ./setup.sh test arm64       cross-builds the numeric tests and runs them under qemu
 #   ./setup.sh oracle           installs Debian's PyTorch, with which the tests then compare
 #   ./setup.sh build            only builds, into build-release/
@@ -78,7 +79,7 @@ test)
     if [ $# -gt 0 ]; then
         run_tests "$1"
     else
-        run_tests dev
+        run_tests release
         run_tests asan
         run_tests tsan
     fi
@@ -91,7 +92,7 @@ oracle)
     install_for oracle
     ;;
 *)
-    sed -n '2,7s/^# \{0,1\}//p' "$0"
+    sed -n '2,8s/^# \{0,1\}//p' "$0"
     [ "$command" = help ] || exit 2
     ;;
 esac

@@ -146,11 +146,11 @@ static enum delta_status learn(struct outcome *out, struct once *once,
         exp_variant_options(once->plan, &once->plan->variants[once->run->variant]);
     struct delta_model learned = DELTA_MODEL_INIT;
     const size_t aside = bystander_bytes(once);
-    const double cpu = cpu_now();
     enum delta_status st;
 
     learner_memory_now(); /* gives freed memory back */
     reset_peak();
+    const double cpu = cpu_now();
     once->stages = (struct stages){.last_ms = exp_now_ms(), .pulse = once->stages.pulse};
     if (!options.blocks)
         options.blocks = once->blocks;
