@@ -14,7 +14,7 @@ static const struct delta_verb_help help = {
         "stays on the device; its mode is 0600.\n\n"
         "With the samples the file keeps what the network makes of them: features, and latents, "
         "which are what the layers below the last block make of the samples to replay. They "
-        "take some kilobytes a sample and save about half of the time to learn a class. Where "
+        "take some kilobytes a sample and save about a third of the time to learn a class. Where "
         "they do not fit in the memory that --memory allows, or in 256 MB, none are "
         "kept.\n\n" LEARNER_BUDGET_HELP "When the time is up, it fails.\n\n" LEARNER_DATA_HELP,
 };
