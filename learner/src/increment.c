@@ -223,7 +223,7 @@ enum delta_status learner_increment(struct delta_model *out, const struct delta_
         .fresh = &work.train,
         .replay = exemplars ? &exemplars->replay : &work.none,
         .known = exemplars ? learner_exemplars_features(exemplars, base) : NULL,
-        .exemplars = exemplars,
+        .latents = exemplars ? &exemplars->latents : NULL,
         .options = options,
         .budget = &plan,
         .guard_images = guard_images(options, probe, &work),

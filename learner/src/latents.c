@@ -89,15 +89,13 @@ static enum delta_status digest_below(struct delta_digest *out, const struct del
     return st;
 }
 
-bool learner_latents_fit(const struct learner_exemplars *exemplars, const struct delta_model *model,
-                         size_t layers, size_t values)
+bool learner_latents_fit(const struct learner_latents *latents, size_t count,
+                         const struct delta_model *model, size_t layers, size_t values)
 {
-    const struct learner_latents *latents = &exemplars->latents;
     struct delta_digest below;
 
     return latents->values && latents->values == values && latents->layers == layers &&
-           latents->count == exemplars->replay.count &&
-           digest_below(&below, model, layers, NULL) == DELTA_OK &&
+           latents->count == count && digest_below(&below, model, layers, NULL) == DELTA_OK &&
            delta_digest_equal(&below, &latents->below);
 }
 
@@ -128,8 +126,9 @@ static enum delta_status open_net(struct learner_net **out, const struct delta_m
                                   struct delta_error *err)
 {
     struct delta_model plan = DELTA_MODEL_INIT;
+    const size_t most = learner_budget_images(budget, images);
     const struct learner_net_options options =
-        net_options(&plan, budget, learner_budget_images(budget, images));
+        net_options(&plan, budget, most < LEARNER_VIEWS_MAX ? most : LEARNER_VIEWS_MAX);
     enum delta_status st = make_plan(&plan, model, err);
 
     if (!st)
@@ -156,7 +155,7 @@ static enum delta_status need_memory(void *context, size_t images, size_t *bytes
     return st;
 }
 
-/* false: not within the budget's memory. */
+/* false: not within the budget's memory, which is no failure: none are kept then. */
 static enum delta_status fits_memory(bool *fits, struct learner_budget *out,
                                      const struct delta_model *model,
                                      const struct learner_budget *budget, size_t count,
@@ -165,15 +164,21 @@ static enum delta_status fits_memory(bool *fits, struct learner_budget *out,
     struct delta_model plan = DELTA_MODEL_INIT;
     struct need need = {model, &plan, budget, count};
     struct learner_budget again = budget ? *budget : (struct learner_budget){0};
+    struct delta_error why = DELTA_ERROR_INIT;
     enum delta_status st = make_plan(&plan, model, err);
 
     again.at_once = 0; /* what was planned was planned for something else */
-    if (!st)
+    if (!st) {
         st = learner_budget_plan(out, &again, "latents", LEARNER_AT_ONCE, 1, need_memory, &need,
-                                 err);
+                                 &why);
+        *fits = !st;
+        if (st == DELTA_NO_MEMORY)
+            st = DELTA_OK;
+        else if (st && err)
+            *err = why;
+    }
     delta_model_release(&plan);
-    *fits = !st;
-    return st == DELTA_NO_MEMORY ? DELTA_OK : st;
+    return st;
 }
 
 /* A pass over images `at` and following; their rows are filled. */
@@ -233,9 +238,10 @@ enum delta_status learner_exemplars_keep_latents(struct learner_exemplars *exemp
     learner_feed_init(&feed, net, replay, &model->arch, false);
     for (size_t at = 0; !st && at < made.count; at += learner_net_batch(net)) {
         const size_t left = made.count - at, batch = learner_net_batch(net);
-        st = make_rows(&made, net, &feed, records, at, left < batch ? left : batch, err);
+        const size_t n = left < batch ? left : batch;
+        st = make_rows(&made, net, &feed, records, at, n, err);
         if (!st)
-            st = learner_budget_tick(budget, "latents", (double)at, (double)made.count, err);
+            st = learner_budget_tick(budget, "latents", (double)(at + n), (double)made.count, err);
     }
     if (!st) {
         exemplars->latents = made;
@@ -281,8 +287,8 @@ enum delta_status learner_latents_embed(struct learner_embedding *out,
     if (!latents->count)
         return DELTA_OK;
     enum delta_status st = open_net(&net, model, budget, latents->count, err);
-    if (st || !learner_latents_fit(exemplars, model, learner_net_prefix_layers(net),
-                                   learner_net_prefix_count(net)))
+    if (st || !learner_latents_fit(latents, exemplars->replay.count, model,
+                                   learner_net_prefix_layers(net), learner_net_prefix_count(net)))
         goto done;
     made.d = learner_net_feature_count(net);
     made.classes = learner_net_class_count(net);
@@ -293,9 +299,10 @@ enum delta_status learner_latents_embed(struct learner_embedding *out,
         st = delta_fail(err, DELTA_NO_MEMORY, "out of memory for features");
     for (size_t at = 0; !st && at < made.count; at += learner_net_batch(net)) {
         const size_t left = made.count - at, batch = learner_net_batch(net);
-        st = embed_rows(&made, net, latents, records, at, left < batch ? left : batch, err);
+        const size_t n = left < batch ? left : batch;
+        st = embed_rows(&made, net, latents, records, at, n, err);
         if (!st)
-            st = learner_budget_tick(budget, "features", (double)at, (double)made.count, err);
+            st = learner_budget_tick(budget, "features", (double)(at + n), (double)made.count, err);
     }
     if (!st) {
         *out = made;

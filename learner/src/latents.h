@@ -13,10 +13,10 @@ void learner_latents_release(struct learner_latents *latents);
  * all would be too many, there are none afterwards. */
 void learner_latents_append(struct learner_latents *latents, const struct learner_latents *more);
 
-/* Are they what the first `layers` layers of the model's network make of the exemplars, `values`
- * numbers each? Reads those layers' tensors (SHA-256). */
-bool learner_latents_fit(const struct learner_exemplars *exemplars, const struct delta_model *model,
-                         size_t layers, size_t values);
+/* Are they what the first `layers` layers of the model's network make of `count` exemplars,
+ * `values` numbers each? Reads those layers' tensors (SHA-256). */
+bool learner_latents_fit(const struct learner_latents *latents, size_t count,
+                         const struct delta_model *model, size_t layers, size_t values);
 
 /* [values] of exemplar i. */
 void learner_latents_read(float *to, const struct learner_latents *latents, size_t i);

@@ -18,10 +18,10 @@ struct learner_task {
      * freeze plan; never the class list. */
     struct delta_model *model;
     const struct delta_model *base;
-    const struct learner_samples *fresh;       /* to train on: new classes only */
-    const struct learner_samples *replay;      /* exemplars of old classes; may be empty */
-    const struct learner_features *known;      /* of the exemplars, by the base; NULL: none */
-    const struct learner_exemplars *exemplars; /* what replay and known belong to; NULL: none */
+    const struct learner_samples *fresh;   /* to train on: new classes only */
+    const struct learner_samples *replay;  /* exemplars of old classes; may be empty */
+    const struct learner_features *known;  /* of the exemplars, by the base; NULL: none */
+    const struct learner_latents *latents; /* of the exemplars, by some model; NULL: none */
     const struct learner_increment_options *options;
     const struct learner_budget *budget;
     /* Images that the guard will classify after the method: their time is kept. */

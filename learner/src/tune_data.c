@@ -104,13 +104,13 @@ static bool take_latents(struct learner_tune_data *data, const struct learner_ta
 {
     const size_t fresh = task->fresh->count;
 
-    if (!data->cache || data->views > 1 || !task->known || !task->exemplars ||
-        !learner_latents_fit(task->exemplars, task->base, learner_net_prefix_layers(data->net),
+    if (!data->cache || data->views > 1 || !task->known || !task->latents ||
+        !learner_latents_fit(task->latents, task->replay->count, task->base,
+                             learner_net_prefix_layers(data->net),
                              learner_net_prefix_count(data->net)))
         return false;
     for (size_t i = 0; i < task->replay->count; i++) {
-        learner_latents_read(learner_cache_record(data->cache, fresh + i),
-                             &task->exemplars->latents, i);
+        learner_latents_read(learner_cache_record(data->cache, fresh + i), task->latents, i);
         learner_cache_set(data->cache, fresh + i);
         if (i % LEARNER_AT_ONCE == 0)
             learner_cache_relax(data->cache);

@@ -68,8 +68,12 @@ void learner_prefix_release(struct learner_prefix *prefix);
 /* Features and logits of the task's pool (new samples, then exemplars) by the base, keeping on the
  * way what the layers make of it that `plan` freezes below the lowest live one. Where the
  * exemplars' latents are just that and their features are known, these are taken, and `out` is of
- * the new samples alone. prefix   empty at first; left empty where there is no room, nothing
- * frozen, or the device is apart fails    INTERRUPTED, NONFINITE, NO_MEMORY */
+ * the new samples alone.
+ *
+ *   prefix   empty at first; left empty where there is no room, nothing is frozen, or the device
+ *            is apart
+ *
+ *   fails    INTERRUPTED, NONFINITE, NO_MEMORY */
 DELTA_MUST_USE enum delta_status learner_prefix_embed(struct learner_embedding *out,
                                                       struct learner_prefix *prefix,
                                                       const struct learner_task *task,

@@ -52,12 +52,13 @@ learner_exemplars_choose_within(struct learner_exemplars *out, const struct delt
                                 size_t probe_per_class, const struct learner_budget *budget,
                                 struct delta_error *err);
 
+#define LEARNER_LATENT_BYTES_MAX ((size_t)256 << 20) /* all of a file's */
+#define LEARNER_LATENT_VALUES_MAX ((size_t)1 << 24)  /* one */
+
 /* Makes the latents of the exemplars to replay by the model, in place of any. None are kept where
  * the network has nothing below its last block, or where they would take more memory than the
  * budget has or more than LEARNER_LATENT_BYTES_MAX.
  *   fails    MISMATCH (image size), INTERRUPTED, NONFINITE, NO_MEMORY; then there are none */
-#define LEARNER_LATENT_BYTES_MAX ((size_t)256 << 20)
-#define LEARNER_LATENT_VALUES_MAX ((size_t)1 << 24)
 DELTA_MUST_USE enum delta_status learner_exemplars_keep_latents(struct learner_exemplars *exemplars,
                                                                 const struct delta_model *model,
                                                                 const struct learner_budget *budget,

@@ -56,21 +56,21 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Layers and values of the network below its last block. */
+/* Are the latents what the model's layers below its last block make of the exemplars now? */
 static bool fit(const struct learner_exemplars *kept, const struct delta_model *model)
 {
-    return learner_latents_fit(kept, model, kept->latents.layers, kept->latents.values);
+    return learner_latents_fit(&kept->latents, kept->replay.count, model, kept->latents.layers,
+                               kept->latents.values);
 }
 
-static void near_features(const struct learner_embedding *a, const struct learner_embedding *b,
-                          float share)
+static void near_features(const float *features, const struct learner_embedding *b, float share)
 {
     float top = 0;
 
     for (size_t i = 0; i < b->count * b->d; i++)
         top = fmaxf(top, fabsf(b->features[i]));
     for (size_t i = 0; i < b->count * b->d; i++)
-        assert_true(fabsf(a->features[i] - b->features[i]) <= share * top);
+        assert_true(fabsf(features[i] - b->features[i]) <= share * top);
 }
 
 /* The layers above make of them what the network makes of the images: to bfloat16's eight bits. */
@@ -87,7 +87,7 @@ static void they_stand_for_the_images(void **state)
     assert_ok(learner_embed(&images, &base, &kept.replay, NULL, "features", &err));
     assert_ok(learner_latents_embed(&latents, &kept, &base, NULL, &err));
     assert_int_equal(latents.count, images.count);
-    near_features(&latents, &images, 0.01f);
+    near_features(latents.features, &images, 0.01f);
     learner_embedding_release(&latents);
     learner_embedding_release(&images);
     learner_exemplars_release(&kept);
@@ -177,8 +177,9 @@ static void they_are_those_of_the_layers_below(void **state)
             fail_msg("%s", rows[r].tensor);
         delta_model_release(&other);
     }
-    assert_false(learner_latents_fit(&kept, &base, kept.latents.layers - 1, kept.latents.values));
-    assert_false(learner_latents_fit(&kept, &base, kept.latents.layers, kept.latents.values + 1));
+    const struct learner_latents *latents = &kept.latents;
+    assert_false(learner_latents_fit(latents, 12, &base, latents->layers - 1, latents->values));
+    assert_false(learner_latents_fit(latents, 12, &base, latents->layers, latents->values + 1));
     assert_ok(learner_samples_append(&kept.replay, &more, &err));
     assert_false(fit(&kept, &base));
     learner_exemplars_release(&kept);
@@ -244,7 +245,9 @@ static void they_follow_what_is_added(void **state)
             assert_non_null(learner_exemplars_features(&kept, &other));
             assert_ok(learner_embed(&images, &other, &kept.replay, NULL, "features", &err));
             assert_ok(learner_latents_embed(&latents, &kept, &other, NULL, &err));
-            near_features(&latents, &images, 0.01f);
+            near_features(latents.features, &images, 0.01f);
+            /* the exemplars' features, made anew from latents where only the last block moved */
+            near_features(kept.features.replay, &images, 0.01f);
             learner_embedding_release(&latents);
             learner_embedding_release(&images);
         }
@@ -267,6 +270,42 @@ static void none_are_kept_where_there_is_no_room(void **state)
 
     assert_ok(learner_exemplars_keep_latents(&kept, &base, &tight, &err));
     assert_int_equal(kept.latents.values, 0);
+    assert_int_equal(err.text[0], 0); /* and no word of it */
+    learner_exemplars_release(&kept);
+}
+
+static bool last_progress(void *context, const char *stage, double done, double total)
+{
+    double *share = context;
+    (void)stage;
+
+    *share = done / total;
+    return true;
+}
+
+/* More at once than a batch may have; progress counts what is done. */
+static void a_batch_has_its_bound(void **state)
+{
+    double share = 0;
+    const struct learner_budget budget = {
+        .at_once = 2000, .progress = last_progress, .context = &share};
+    struct learner_exemplars kept = LEARNER_EXEMPLARS_INIT;
+    struct learner_embedding images, latents = {0, 0, 0, NULL, NULL};
+    struct delta_error err = DELTA_ERROR_INIT;
+    (void)state;
+
+    assert_ok(learner_samples_open(&kept.replay, "synthetic:classes=2,train=600",
+                                   LEARNER_SPLIT_TRAIN, &err));
+    assert_ok(learner_exemplars_keep_latents(&kept, &base, &budget, &err));
+    assert_true(share == 1);
+    share = 0;
+    assert_ok(learner_latents_embed(&latents, &kept, &base, &budget, &err));
+    assert_true(share == 1);
+    assert_int_equal(latents.count, 1200);
+    assert_ok(learner_embed(&images, &base, &kept.replay, NULL, "features", &err));
+    near_features(latents.features, &images, 0.01f);
+    learner_embedding_release(&latents);
+    learner_embedding_release(&images);
     learner_exemplars_release(&kept);
 }
 
@@ -280,6 +319,7 @@ int main(void)
         cmocka_unit_test(they_save_passes_and_change_little),
         cmocka_unit_test(they_follow_what_is_added),
         cmocka_unit_test(none_are_kept_where_there_is_no_room),
+        cmocka_unit_test(a_batch_has_its_bound),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
